@@ -1,0 +1,100 @@
+"""Sizes of a Qwen2.5-VL model, read from its config.json without transformers or torch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class VisionInfo:
+    """The vision tower's sizes."""
+
+    depth: int
+    hidden_size: int
+    ffn_size: int
+    num_heads: int
+    out_hidden_size: int
+    patch_size: int
+    temporal_patch_size: int
+    spatial_merge_size: int
+    in_channels: int
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What layouts, memory estimates and the weight table need to know of a model."""
+
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    ffn_size: int
+    vocab_size: int
+    tied: bool  # the head is the embedding
+    rms_norm_eps: float
+    rope_theta: float
+    mrope_section: tuple[int, int, int]
+    max_positions: int
+    image_token_id: int
+    vision_start_token_id: int
+    vision: VisionInfo
+
+    @classmethod
+    def from_folder(cls, path: str | Path) -> ModelInfo:
+        """Read `config.json` of a Hugging Face folder.
+
+        Raises:
+            ValueError: the folder or the file is missing, is not JSON, or describes another architecture.
+        """
+        file = Path(path) / "config.json"
+        if not Path(path).is_dir():
+            raise ValueError(f"model.path: no folder {str(path)!r}. Give a Hugging Face folder of a Qwen2.5-VL model.")
+        if not file.is_file():
+            raise ValueError(f"{file} is missing: {str(path)!r} is no Hugging Face model folder.")
+        try:
+            raw = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{file} is not valid JSON: {error}") from error
+        return cls.from_hf_config(raw, origin=str(file))
+
+    @classmethod
+    def from_hf_config(cls, raw: dict, origin: str = "config") -> ModelInfo:
+        """Build from the parsed config.json, in its older flat form or with a `text_config` section."""
+        kind = raw.get("model_type")
+        if kind != "qwen2_5_vl":
+            raise ValueError(f"{origin}: model_type is {kind!r}, expected 'qwen2_5_vl'.")
+        text, vision = raw.get("text_config") or raw, raw["vision_config"]
+        rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
+        try:
+            return cls(
+                hidden_size=text["hidden_size"],
+                num_layers=text["num_hidden_layers"],
+                num_heads=text["num_attention_heads"],
+                num_kv_heads=text["num_key_value_heads"],
+                head_dim=text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"],
+                ffn_size=text["intermediate_size"],
+                vocab_size=text["vocab_size"],
+                tied=bool(raw.get("tie_word_embeddings", text.get("tie_word_embeddings", False))),
+                rms_norm_eps=text["rms_norm_eps"],
+                rope_theta=float(rope.get("rope_theta") or text["rope_theta"]),
+                mrope_section=tuple(rope["mrope_section"]),
+                max_positions=text["max_position_embeddings"],
+                image_token_id=raw["image_token_id"],
+                vision_start_token_id=raw["vision_start_token_id"],
+                vision=VisionInfo(
+                    depth=vision["depth"],
+                    hidden_size=vision["hidden_size"],
+                    ffn_size=vision["intermediate_size"],
+                    num_heads=vision["num_heads"],
+                    out_hidden_size=vision.get("out_hidden_size", text["hidden_size"]),
+                    patch_size=vision.get("patch_size", 14),
+                    temporal_patch_size=vision.get("temporal_patch_size", 2),
+                    spatial_merge_size=vision.get("spatial_merge_size", 2),
+                    in_channels=vision.get("in_channels", vision.get("in_chans", 3)),
+                ),
+            )
+        except KeyError as error:
+            raise ValueError(f"{origin}: {error.args[0]!r} is missing.") from error

@@ -1,0 +1,176 @@
+"""Every option of a run, typed, with its one default and a one-line explanation.
+
+The sections mirror the YAML files in `configs/`. Unknown keys are refused (`extra="forbid"`); `load.py` turns
+pydantic's complaint into one that names the nearest option. Checks that need two options are in `checks.py`.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+PositiveInt = Annotated[int, Field(gt=0)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+PositiveFloat = Annotated[float, Field(gt=0.0)]
+NonNegativeFloat = Annotated[float, Field(ge=0.0)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class Model(Section):
+    path: str = Field("", description="Hugging Face folder of the starting model (config, safetensors, processor).")
+    spec: Literal["auto", "local", "te"] = Field(
+        "auto", description="Layer spec: Transformer Engine's where it is installed and CUDA is there, else local."
+    )
+    freeze_vision: bool = Field(True, description="Keep the vision tower and its merger fixed.")
+
+
+class Parallel(Section):
+    tp: PositiveInt = Field(1, description="Tensor-parallel size; inside a node.")
+    pp: PositiveInt = Field(1, description="Pipeline-parallel size.")
+    vpp: PositiveInt = Field(1, description="Virtual pipeline stages a rank (interleaved schedule).")
+    cp: PositiveInt = Field(1, description="Context-parallel size.")
+    sp: bool | None = Field(None, description="Sequence parallelism; by default on whenever tp > 1.")
+    recompute: Literal["none", "full"] = Field("none", description="Activation recompute of the decoder layers.")
+
+    @property
+    def sequence_parallel(self) -> bool:
+        return self.tp > 1 if self.sp is None else self.sp
+
+
+class Precision(Section):
+    dtype: Literal["fp32", "bf16"] = Field("bf16", description="Type of parameters and activations in training.")
+
+
+class Data(Section):
+    train: list[str] = Field([], description="JSONL files of training prompts (id, message, answer).")
+    image_root: str = Field("", description="Folder that relative image paths start from; default: the JSONL's folder.")
+    system_prompt: str = Field("", description="System turn put before the data set's own turns; empty: none.")
+    min_pixels: PositiveInt = Field(4 * 28 * 28, description="Smallest image area after resizing, pixels.")
+    max_pixels: PositiveInt = Field(640 * 28 * 28, description="Largest image area after resizing, pixels.")
+    max_prompt_tokens: PositiveInt = Field(3000, description="Longest expanded prompt, tokens.")
+    overlong: Literal["drop", "error"] = Field("drop", description="What happens to longer prompts; both are counted.")
+    on_error: Literal["skip", "error"] = Field("error", description="What a bad line, image or label does to the run.")
+    shuffle: bool = Field(True, description="Shuffle the prompts anew in every epoch, from train.seed.")
+    image_cache_mib: PositiveInt = Field(1024, description="Memory for resized images a rank, MiB.")
+
+
+class Rollout(Section):
+    engine: Literal["colocated"] = Field("colocated", description="vLLM inside the trainer processes.")
+    tp: PositiveInt = Field(1, description="Tensor-parallel size of an engine, over consecutive ranks.")
+    prompts_per_step: PositiveInt = Field(128, description="Groups that a training step uses.")
+    samples_per_prompt: PositiveInt = Field(8, description="Responses sampled for each prompt (G).")
+    temperature: PositiveFloat = Field(1.0, description="Sampling temperature; log-probs are taken at it too.")
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = Field(1.0, description="Nucleus sampling; 1 is off.")
+    top_k: int = Field(-1, ge=-1, description="Top-k sampling; -1 is off.")
+    max_response_tokens: PositiveInt = Field(4096, description="Longest response, tokens.")
+    stop: list[str] = Field([], description="Strings that end a response, besides the model's end token.")
+    max_num_seqs: PositiveInt = Field(256, description="Sequences an engine decodes at once.")
+    gpu_memory_utilization: Fraction = Field(0.3, description="Share of GPU memory for the engine (CUDA only).")
+    kv_cache_mib: PositiveInt = Field(64, description="KV cache of an engine on CPU, MiB.")
+    sync_bucket_mib: PositiveInt = Field(512, description="Size of a weight-sync bucket, MiB; larger tensors are split.")
+
+
+class Reward(Section):
+    accuracy_weight: NonNegativeFloat = Field(1.0, description="Weight of the accuracy reward (0 or 1).")
+    format_weight: NonNegativeFloat = Field(0.5, description="Weight of the format reward (0 or 1).")
+    format_anchored: bool = Field(False, description="Refuse text before <think> and after </answer>.")
+    compat: Literal["none", "mm_eureka"] = Field("none", description="Reproduce another system's scoring, errors too.")
+    timeout_s: PositiveFloat = Field(5.0, description="Time limit of one verification, seconds; a time-out scores 0.")
+    workers: PositiveInt = Field(2, description="Verifier processes a node.")
+    functions: list[str] = Field([], description="User rewards, `path/to/file.py:name`, added to the total.")
+    shuffle: bool = Field(False, description="Control experiment: permute the rewards over the whole batch.")
+
+
+class Filter(Section):
+    enabled: bool = Field(True, description="Keep only groups whose mean accuracy lies within the bounds.")
+    lower: Fraction = Field(0.1, description="Smallest mean accuracy kept, inclusive, compared by counts.")
+    upper: Fraction = Field(0.9, description="Largest mean accuracy kept, inclusive, compared by counts.")
+    max_rounds: PositiveInt = Field(10, description="Generation rounds to fill a batch before the run stops.")
+    refill: bool = Field(True, description="Generate again until the batch is full; else train on what passed.")
+    max_staleness: NonNegativeInt = Field(1, description="Policy versions that a surplus group may wait.")
+
+
+class Algorithm(Section):
+    advantage: Literal["grpo", "dr_grpo"] = Field("grpo", description="Advantage estimator.")
+    loss: Literal["ppo_clip"] = Field("ppo_clip", description="Policy loss.")
+    clip_low: PositiveFloat = Field(0.2, description="Lower clip range of the probability ratio.")
+    clip_high: PositiveFloat = Field(0.2, description="Upper clip range of the probability ratio.")
+    dual_clip: Annotated[float, Field(gt=1.0)] = Field(3.0, description="Cap of the ratio for negative advantages.")
+    reduction: Literal["sample_mean", "token_mean"] = Field(
+        "sample_mean", description="Mean over samples of token means, or mean over all tokens; global denominators."
+    )
+    entropy_coef: float = Field(0.0, description="Weight of the entropy bonus; entropy is logged anyway.")
+    truncated: Literal["keep", "mask", "penalise"] = Field(
+        "keep", description="Responses cut at the length limit: train, leave out of the loss, or score 0."
+    )
+    filter: Filter = Filter()
+
+
+class Train(Section):
+    steps: PositiveInt = Field(100, description="Steps of the run: rollout and updates (GRPO) or updates (SFT).")
+    seed: NonNegativeInt = Field(0, description="Seed of sampling, shuffling and initial state.")
+    samples_per_update: PositiveInt = Field(128, description="Samples of one optimizer step, over all ranks.")
+    max_tokens_per_microbatch: PositiveInt = Field(8192, description="Token budget of one packed row.")
+    logprob_chunk_tokens: PositiveInt = Field(1024, description="Targets whose logits exist at once.")
+    deterministic: bool = Field(True, description="Deterministic algorithms where torch has them.")
+
+
+class Optimizer(Section):
+    lr: PositiveFloat = Field(1e-6, description="Peak learning rate.")
+    beta1: Fraction = Field(0.9, description="Adam's first decay.")
+    beta2: Fraction = Field(0.95, description="Adam's second decay.")
+    eps: PositiveFloat = Field(1e-8, description="Adam's epsilon.")
+    weight_decay: NonNegativeFloat = Field(0.0, description="Decoupled weight decay (not on norms and biases).")
+    clip_grad: NonNegativeFloat = Field(1.0, description="Global gradient-norm clip; 0 is off.")
+    schedule: Literal["constant", "linear", "cosine"] = Field("cosine", description="Decay after the warm-up.")
+    warmup_fraction: Fraction = Field(0.03, description="Share of all updates that warm up linearly.")
+    min_lr_ratio: Fraction = Field(0.1, description="Final learning rate over the peak.")
+
+
+class Checkpoint(Section):
+    every: NonNegativeInt = Field(50, description="Steps between checkpoints; 0: only at the end.")
+    keep: PositiveInt = Field(2, description="Newest checkpoints that stay on disk.")
+    export: bool = Field(True, description="Write a Hugging Face folder to export/ at the end.")
+
+
+class Evaluation(Section):
+    data: list[str] = Field([], description="JSONL files of held-out prompts.")
+    every: NonNegativeInt = Field(0, description="Steps between evaluations; 0: only before the first and after the last.")
+    max_prompts: NonNegativeInt = Field(0, description="Prompts used; 0: all.")
+    enabled: bool = Field(True, description="Evaluate at all; needs evaluation.data.")
+
+
+class Logging(Section):
+    root: str = Field("runs", description="Folder of run folders.")
+    name: str = Field("", description="Name of the run folder; default: the config file's name.")
+    resume: Literal["auto", "never"] = Field("auto", description="Continue a run folder that was cut off.")
+    overwrite: bool = Field(False, description="Replace a finished run folder of the same name.")
+    tensorboard: bool = Field(True, description="Write TensorBoard events.")
+    wandb_project: str = Field("", description="Weights & Biases project; empty: off.")
+
+
+class Launch(Section):
+    ranks: PositiveInt = Field(1, description="Trainer ranks on this node when started without torchrun or srun.")
+    nodes: PositiveInt = Field(1, description="Nodes of the job.")
+    timeout_s: PositiveInt = Field(1800, description="Time limit of one collective, seconds.")
+
+
+class Config(Section):
+    """A run. Sections by topic; see each for its options."""
+
+    model: Model = Model()
+    parallel: Parallel = Parallel()
+    precision: Precision = Precision()
+    data: Data = Data()
+    rollout: Rollout = Rollout()
+    reward: Reward = Reward()
+    algorithm: Algorithm = Algorithm()
+    train: Train = Train()
+    optimizer: Optimizer = Optimizer()
+    checkpoint: Checkpoint = Checkpoint()
+    evaluation: Evaluation = Evaluation()
+    logging: Logging = Logging()
+    launch: Launch = Launch()

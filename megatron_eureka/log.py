@@ -1,0 +1,26 @@
+"""One logger for the package. Rank 0 speaks; the others speak only from WARNING on, with their rank."""
+
+import logging
+import os
+import sys
+
+logger = logging.getLogger("megatron_eureka")
+
+
+class _RankPrefix(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        rank = int(os.environ.get("RANK", "0"))
+        level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
+        where = f"[rank {rank}] " if rank else ""
+        return f"{where}{level}{super().format(record)}"
+
+
+def setup_logging(level: int = logging.INFO) -> None:
+    """Send the package's log to standard error, once a process."""
+    if logger.handlers:
+        return
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_RankPrefix("%(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(level if os.environ.get("RANK", "0") == "0" else max(level, logging.WARNING))
+    logger.propagate = False

