@@ -70,7 +70,9 @@ class Rollout(Section):
     max_num_seqs: PositiveInt = Field(256, description="Sequences an engine decodes at once.")
     gpu_memory_utilization: Fraction = Field(0.3, description="Share of GPU memory for the engine (CUDA only).")
     kv_cache_mib: PositiveInt = Field(64, description="KV cache of an engine on CPU, MiB.")
-    sync_bucket_mib: PositiveInt = Field(512, description="Size of a weight-sync bucket, MiB; larger tensors are split.")
+    sync_bucket_mib: PositiveInt = Field(
+        512, description="Size of a weight-sync bucket, MiB; larger tensors are split."
+    )
 
 
 class Reward(Section):
@@ -138,7 +140,9 @@ class Checkpoint(Section):
 
 class Evaluation(Section):
     data: list[str] = Field([], description="JSONL files of held-out prompts.")
-    every: NonNegativeInt = Field(0, description="Steps between evaluations; 0: only before the first and after the last.")
+    every: NonNegativeInt = Field(
+        0, description="Steps between evaluations; 0: only before the first and after the last."
+    )
     max_prompts: NonNegativeInt = Field(0, description="Prompts used; 0: all.")
     enabled: bool = Field(True, description="Evaluate at all; needs evaluation.data.")
 

@@ -1,0 +1,179 @@
+"""Checks that need two options, the model's sizes or the number of ranks; before a job starts, without torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Literal
+
+from megatron_eureka.config.model_info import ModelInfo
+from megatron_eureka.config.schema import Config
+
+Task = Literal["grpo", "sft"]
+
+
+def check(config: Config, info: ModelInfo | None, world_size: int, task: Task = "grpo") -> None:
+    """Refuse a run that cannot work.
+
+    Args:
+        config: the resolved options.
+        info: the model's sizes; without them only the options are compared with each other.
+        world_size: number of trainer ranks.
+        task: "sft" leaves out what only rollouts, rewards and groups need.
+
+    Raises:
+        ValueError: all problems found, one a line, each with the options that clash and a way out.
+    """
+    problems = [*_layout(config, world_size), *_data(config)]
+    if info is not None:
+        problems += [*_model_layout(config, info), *_lengths(config, info, task)]
+    if task == "grpo":
+        problems += [*_batches(config), *_filter(config), *_rollout(config, info, world_size), *_reward(config)]
+    if not config.model.path:
+        problems.append("model.path is empty: give a Hugging Face folder of a Qwen2.5-VL model.")
+    if task == "grpo" and not config.model.freeze_vision:
+        problems.append(
+            "model.freeze_vision = false with GRPO: the engines keep their vision tower and image features, so it must "
+            "stay fixed. Set model.freeze_vision = true, or train the tower with SFT."
+        )
+    if problems:
+        raise ValueError("This run cannot work:\n" + "\n".join(f"- {problem}" for problem in problems))
+
+
+def _divides(divisor: int, number: int, divisor_name: str, number_name: str) -> Iterator[str]:
+    if number % divisor:
+        fitting = [size for size in range(1, divisor) if number % size == 0][-1]
+        yield f"{number_name} {number} is not divisible by {divisor_name} = {divisor}. Use {divisor_name} = {fitting}."
+
+
+def _layout(config: Config, world_size: int) -> Iterator[str]:
+    axes = config.parallel
+    ranks = axes.tp * axes.pp * axes.cp
+    if world_size % ranks:
+        yield (
+            f"{world_size} ranks cannot be laid out as parallel.tp {axes.tp} x parallel.pp {axes.pp} x parallel.cp "
+            f"{axes.cp} = {ranks}. Start a multiple of {ranks} ranks (launch.ranks) or make one of the three smaller."
+        )
+    elif config.train.samples_per_update < world_size // ranks:
+        dp = world_size // ranks
+        yield (
+            f"train.samples_per_update = {config.train.samples_per_update} leaves some of the {dp} data-parallel ranks "
+            f"(world size {world_size} / {ranks}) without a sample. Use at least {dp}, or fewer ranks."
+        )
+    if config.launch.nodes > 1 and world_size // config.launch.nodes % axes.tp:
+        yield (
+            f"parallel.tp = {axes.tp} does not fit into a node: {world_size} ranks on launch.nodes = "
+            f"{config.launch.nodes}. Choose a tp that divides the ranks of one node."
+        )
+    if axes.sp and axes.tp == 1:
+        yield "parallel.sp = true needs parallel.tp > 1. Leave parallel.sp out, or raise parallel.tp."
+    if axes.vpp > 1 and axes.pp == 1:
+        yield f"parallel.vpp = {axes.vpp} needs parallel.pp > 1. Set parallel.vpp = 1, or raise parallel.pp."
+    if axes.cp > 1:
+        yield f"parallel.cp = {axes.cp}: context parallelism is not supported yet. Set parallel.cp = 1."
+
+
+def _model_layout(config: Config, info: ModelInfo) -> Iterator[str]:
+    axes = config.parallel
+    if axes.tp > info.num_kv_heads:
+        yield (
+            f"parallel.tp = {axes.tp} exceeds the model's {info.num_kv_heads} key-value heads. "
+            f"Use parallel.tp <= {info.num_kv_heads} and more parallel.pp."
+        )
+    else:
+        yield from _divides(axes.tp, info.num_kv_heads, "parallel.tp", "The model's number of key-value heads")
+    yield from _divides(axes.tp, info.num_heads, "parallel.tp", "The model's number of attention heads")
+    yield from _divides(axes.tp, info.vocab_size, "parallel.tp", "The model's vocabulary size")
+    yield from _divides(axes.tp, info.ffn_size, "parallel.tp", "The model's FFN size")
+    if info.num_layers % (axes.pp * axes.vpp):
+        yield (
+            f"The model's {info.num_layers} layers are not divisible by parallel.pp {axes.pp} x parallel.vpp "
+            f"{axes.vpp} = {axes.pp * axes.vpp}. Choose sizes whose product divides {info.num_layers}."
+        )
+
+
+def _lengths(config: Config, info: ModelInfo, task: Task) -> Iterator[str]:
+    prompt, response = config.data.max_prompt_tokens, config.rollout.max_response_tokens
+    if task == "sft":  # responses are as long as the demonstrations are
+        response = 0
+    if prompt + response > info.max_positions:
+        yield (
+            f"data.max_prompt_tokens {prompt} + rollout.max_response_tokens {response} = {prompt + response} exceed "
+            f"the model's {info.max_positions} positions. Lower one of the two."
+        )
+    # A row holds a prompt and one response at least; rows are never cut inside a sequence.
+    if prompt + response > config.train.max_tokens_per_microbatch:
+        yield (
+            f"data.max_prompt_tokens {prompt} + rollout.max_response_tokens {response} = {prompt + response} do not "
+            f"fit into train.max_tokens_per_microbatch = {config.train.max_tokens_per_microbatch}. "
+            f"Raise it to {prompt + response}, or lower one of the two."
+        )
+
+
+def _data(config: Config) -> Iterator[str]:
+    data = config.data
+    if not data.train:
+        yield "data.train is empty: give JSONL files of prompts, data.train=[prompts.jsonl]."
+    if data.min_pixels > data.max_pixels:
+        yield f"data.min_pixels = {data.min_pixels} exceeds data.max_pixels = {data.max_pixels}. Swap or widen them."
+
+
+def _batches(config: Config) -> Iterator[str]:
+    rollout, samples = config.rollout, config.rollout.prompts_per_step * config.rollout.samples_per_prompt
+    if samples % config.train.samples_per_update:
+        yield (
+            f"rollout.prompts_per_step {rollout.prompts_per_step} x rollout.samples_per_prompt "
+            f"{rollout.samples_per_prompt} = {samples} samples are not divisible by train.samples_per_update = "
+            f"{config.train.samples_per_update}. Use {math.gcd(samples, config.train.samples_per_update)}."
+        )
+    if rollout.samples_per_prompt == 1:
+        yield (
+            f"rollout.samples_per_prompt = 1 with algorithm.advantage = {config.algorithm.advantage}: a group of one "
+            "has no baseline. Use at least 2."
+        )
+
+
+def _filter(config: Config) -> Iterator[str]:
+    bounds, samples = config.algorithm.filter, config.rollout.samples_per_prompt
+    if not bounds.enabled:
+        return
+    if bounds.lower > bounds.upper:
+        yield (
+            f"algorithm.filter.lower = {bounds.lower} exceeds algorithm.filter.upper = {bounds.upper}: no group could "
+            "be kept. Swap them."
+        )
+    # The slack is for decimal fractions: 0.1 * 10 must count as 1.
+    elif math.ceil(bounds.lower * samples - 1e-9) > math.floor(bounds.upper * samples + 1e-9):
+        yield (
+            f"algorithm.filter.lower = {bounds.lower} and algorithm.filter.upper = {bounds.upper} leave no possible "
+            f"number of right answers among rollout.samples_per_prompt = {samples}. Widen the bounds."
+        )
+
+
+def _rollout(config: Config, info: ModelInfo | None, world_size: int) -> Iterator[str]:
+    size = config.rollout.tp
+    yield from _divides(size, world_size, "rollout.tp", "The number of ranks")
+    if world_size % size == 0 and config.rollout.prompts_per_step < world_size // size:
+        yield (
+            f"rollout.prompts_per_step = {config.rollout.prompts_per_step} leaves some of the {world_size // size} "
+            f"engines ({world_size} ranks / rollout.tp {size}) idle. Use at least {world_size // size}."
+        )
+    if info is None:
+        return
+    yield from _divides(size, info.num_heads, "rollout.tp", "The model's number of attention heads")
+    yield from _divides(size, info.ffn_size, "rollout.tp", "The model's FFN size")
+    yield from _divides(size, info.vision.num_heads, "rollout.tp", "The vision tower's number of heads")
+    if info.num_kv_heads % size and size % info.num_kv_heads:  # vLLM copies heads when there are fewer than ranks
+        yield (
+            f"rollout.tp = {size} neither divides nor is a multiple of the model's {info.num_kv_heads} key-value "
+            f"heads. Use rollout.tp = {math.gcd(size, info.num_kv_heads)}."
+        )
+
+
+def _reward(config: Config) -> Iterator[str]:
+    reward = config.reward
+    if reward.accuracy_weight == reward.format_weight == 0 and not reward.functions:
+        yield (
+            "reward.accuracy_weight and reward.format_weight are 0 and reward.functions is empty: every reward would "
+            "be 0. Give one of the three."
+        )

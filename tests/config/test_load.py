@@ -1,0 +1,113 @@
+"""Options from YAML and the command line: inheritance, overrides, and errors that name file and option."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from megatron_eureka.config.load import dump, load_config, option_fields, schema_json
+from megatron_eureka.config.schema import Config
+
+
+def write(folder, name, text):
+    file = folder / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+    return file
+
+
+def test_base_files_chain_and_overrides_win(tmp_path):
+    write(tmp_path, "shared/root.yaml", "train: {steps: 3, seed: 4}\ndata: {train: [a.jsonl, b.jsonl]}\n")
+    write(tmp_path, "middle.yaml", "base: shared/root.yaml\ntrain:\n  seed: 5\ndata:\n  train: [c.jsonl]\n")
+    leaf = write(tmp_path, "leaf.yaml", "base: middle.yaml\noptimizer:\n  lr: 2e-3\n")
+    config = load_config(leaf, ["algorithm.filter.lower=0.25", "rollout.stop=['</answer>', x]", "parallel.sp=false"])
+    assert (config.train.steps, config.train.seed, config.optimizer.lr) == (3, 5, 0.002)
+    assert config.data.train == ["c.jsonl"]  # lists are replaced, not joined
+    assert config.algorithm.filter.lower == 0.25 and config.algorithm.filter.upper == 0.9
+    assert config.rollout.stop == ["</answer>", "x"]
+    assert config.parallel.sp is False
+
+
+def test_numbers_without_a_dot_are_numbers(tmp_path):
+    file = write(tmp_path, "c.yaml", "optimizer: {lr: 1e-4, eps: 1E-9}\n")
+    assert (load_config(file).optimizer.lr, load_config(file).optimizer.eps) == (1e-4, 1e-9)
+    assert load_config(file, ["optimizer.lr=3e-5", "data.system_prompt="]).optimizer.lr == 3e-5
+
+
+def test_dump_loads_back_equal(tmp_path):
+    first = load_config(
+        write(tmp_path, "a.yaml", "data: {system_prompt: 'Löse: \"x\"\\n', train: [a]}\noptimizer: {lr: 1e-7}\n")
+    )
+    assert load_config(write(tmp_path, "b.yaml", dump(first))) == first
+    assert load_config(write(tmp_path, "empty.yaml", "train:\n")) == Config()
+
+
+@pytest.mark.parametrize(
+    "text, parts",
+    [
+        (
+            "rollout: {temprature: 1}",
+            ["c.yaml", "rollout.temprature is no option", "did you mean rollout.temperature?"],
+        ),
+        ("train: {lr: 1}", ["train.lr is no option", "did you mean optimizer.lr?"]),
+        ("rolout: {}", ["rolout is no option", "did you mean rollout?"]),
+        ("rollout: 3", ["c.yaml", "rollout = 3", "mapping of options"]),
+        ("rollout: {temperature: hot}", ["c.yaml", "'hot'", "valid number", "Sampling temperature"]),
+        ("train: {steps: '3'}", ["train.steps = '3'", "valid integer", "Steps of the run"]),
+        ("train: {steps: 2.5}", ["train.steps = 2.5", "valid integer"]),
+        ("train: {deterministic: 1}", ["train.deterministic = 1", "valid boolean"]),
+        ("algorithm: {filter: {lower: 1.5}}", ["algorithm.filter.lower = 1.5", "less than or equal to 1"]),
+        ("data: {train: a.jsonl}", ["data.train = 'a.jsonl'", "valid list"]),
+        ("model: {spec: fast}", ["'auto', 'local' or 'te'"]),
+        ("- 1\n- 2\n", ["c.yaml", "mapping of sections"]),
+        ("train: {steps: 1, steps: 2}", ["c.yaml", "duplicate key"]),
+        ("base: [a, b]", ["base", "one YAML file"]),
+        ("base: gone.yaml", ["gone.yaml", "no such file"]),
+    ],
+)
+def test_bad_files_are_refused(tmp_path, text, parts):
+    with pytest.raises(ValueError) as error:
+        load_config(write(tmp_path, "c.yaml", text))
+    for part in parts:
+        assert part in str(error.value)
+
+
+def test_errors_name_the_source_that_set_the_value(tmp_path):
+    write(tmp_path, "base.yaml", "train: {steps: many}\n")
+    leaf = write(tmp_path, "leaf.yaml", "base: base.yaml\noptimizer: {lr: high}\n")
+    with pytest.raises(ValueError) as error:
+        load_config(leaf, ["logging.name=3"])
+    first, second, third = sorted(str(error.value).splitlines())
+    assert first.endswith("Name of the run folder; default: the config file's name.")
+    assert first.startswith("command line: logging.name = 3") and "base.yaml: train.steps = 'many'" in second
+    assert "leaf.yaml: optimizer.lr = 'high'" in third
+
+
+def test_circles_of_bases_are_refused(tmp_path):
+    write(tmp_path, "a.yaml", "base: b.yaml\n")
+    write(tmp_path, "b.yaml", "base: a.yaml\n")
+    with pytest.raises(ValueError, match="circle"):
+        load_config(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize("override", ["nothing", "=3", "train.stepz=3", "train.steps=[1"])
+def test_bad_overrides_are_refused(tmp_path, override):
+    with pytest.raises(ValueError, match=r"no override|no option|not readable"):
+        load_config(write(tmp_path, "c.yaml", ""), [override])
+
+
+def test_schema_has_every_option_with_its_doc():
+    schema = json.loads(schema_json())
+    assert schema["additionalProperties"] is False and "base" in schema["properties"]
+    assert schema["$defs"]["Train"]["properties"]["steps"]["description"].startswith("Steps of the run")
+    assert all(field.description for field in option_fields().values())
+
+
+def test_config_needs_no_torch():
+    code = (
+        "import sys, megatron_eureka.config.load, megatron_eureka.config.checks, megatron_eureka.config.memory, "
+        "megatron_eureka.config.known_models, megatron_eureka.config.options; "
+        "assert not {'torch', 'transformers', 'numpy'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
