@@ -5,11 +5,14 @@ import pytest
 from examples.digits.model import make_model
 
 
+SIZES = {"std": 0.15, "hidden_size": 256, "num_heads": 8, "num_kv_heads": 4}  # TP 4 cuts four key-value heads
+
+
 @pytest.fixture(scope="session")
 def untied(tmp_path_factory):
-    return make_model(tmp_path_factory.mktemp("hf") / "untied", std=0.15, num_heads=8, num_kv_heads=4, hidden_size=256)
+    return make_model(tmp_path_factory.mktemp("hf") / "untied", **SIZES)
 
 
 @pytest.fixture(scope="session")
 def tied(tmp_path_factory):
-    return make_model(tmp_path_factory.mktemp("hf") / "tied", std=0.15, tied=True, seed=1, num_heads=8, num_kv_heads=4)
+    return make_model(tmp_path_factory.mktemp("hf") / "tied", tied=True, seed=1, **SIZES)

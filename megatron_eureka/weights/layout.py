@@ -1,0 +1,72 @@
+"""What a rule means for one tensor-parallel rank: cuts of Hugging Face tensors, and both directions from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from megatron_eureka.weights.table import HfTensor, Rule
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A range of a Hugging Face tensor, and where it lies in a rank's parameter; both along `Rule.tp_dim` (or 0)."""
+
+    source: HfTensor
+    start: int  # in the source
+    size: int
+    offset: int  # in the rank's parameter
+
+
+def cut_dim(rule: Rule) -> int:
+    """The dim that a rule's cuts are along."""
+    return 0 if rule.tp_dim is None else rule.tp_dim
+
+
+def cuts(rule: Rule, tp_rank: int, tp_size: int) -> tuple[Cut, ...]:
+    """The cuts that, concatenated, are the parameter of `tp_rank`. The caller has checked that `tp_size` divides."""
+    dim = cut_dim(rule)
+    if rule.tp_dim is None:
+        blocks, mine = 1, range(1)
+    else:
+        blocks = rule.groups or tp_size
+        assert blocks % tp_size == 0, f"{rule.name}: {blocks} blocks over {tp_size} ranks"
+        mine = range(tp_rank * blocks // tp_size, (tp_rank + 1) * blocks // tp_size)
+    result, offset = [], 0
+    for block in mine:
+        for source in rule.sources:
+            size = source.shape[dim] // blocks
+            result.append(Cut(source, block * size, size, offset))
+            offset += size
+    return tuple(result)
+
+
+def shard_shape(rule: Rule, tp_size: int) -> tuple[int, ...]:
+    """Shape of one rank's parameter."""
+    dim = cut_dim(rule)
+    shape = list(rule.sources[0].shape)
+    shape[dim] = sum(cut.size for cut in cuts(rule, 0, tp_size))
+    return tuple(shape)
+
+
+def hf_to_shard(rule: Rule, tensors: Mapping[str, torch.Tensor], tp_rank: int, tp_size: int) -> torch.Tensor:
+    """A rank's parameter from full Hugging Face tensors; contiguous, dtype as given."""
+    dim = cut_dim(rule)
+    parts = [tensors[cut.source.name].narrow(dim, cut.start, cut.size) for cut in cuts(rule, tp_rank, tp_size)]
+    return torch.cat(parts, dim)
+
+
+def shards_to_hf(rule: Rule, shards: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Full Hugging Face tensors from the parameters of all tensor-parallel ranks, in order of rank.
+
+    A replicated parameter may be given once.
+    """
+    dim = cut_dim(rule)
+    like = shards[0]
+    result = {source.name: like.new_empty(source.shape) for source in rule.sources}
+    for tp_rank, shard in enumerate(shards[:1] if rule.tp_dim is None else shards):
+        for cut in cuts(rule, tp_rank, len(shards)):
+            result[cut.source.name].narrow(dim, cut.start, cut.size).copy_(shard.narrow(dim, cut.offset, cut.size))
+    return result
