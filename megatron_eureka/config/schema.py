@@ -53,6 +53,7 @@ class Data(Section):
     max_prompt_tokens: PositiveInt = Field(3000, description="Longest expanded prompt, tokens.")
     overlong: Literal["drop", "error"] = Field("drop", description="What happens to longer prompts; both are counted.")
     on_error: Literal["skip", "error"] = Field("error", description="What a bad line, image or label does to the run.")
+    verify_images: bool = Field(False, description="Decode every image when the data is loaded, not at its first use.")
     shuffle: bool = Field(True, description="Shuffle the prompts anew in every epoch, from train.seed.")
     image_cache_mib: PositiveInt = Field(1024, description="Memory for resized images a rank, MiB.")
 

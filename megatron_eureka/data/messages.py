@@ -1,0 +1,80 @@
+"""One line of a data set -> chat turns in one form, whatever form the line has."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+ROLES = ("system", "user", "assistant", "tool")
+
+
+def parse_messages(value: Any) -> tuple[dict, ...]:
+    """Chat turns from a list, or from a JSON string of one.
+
+    A turn's content is a string or a list of parts: `{"type": "text", "text": ...}`, `{"type": "image", "image": ...}`
+    or OpenAI's `{"type": "image_url", "image_url": {"url": ...}}`; fields that are null do not count. Image parts come
+    back as `{"type": "image", "image": source}`.
+
+    Raises:
+        ValueError: not JSON, no turns, an unknown role or part, or options of a part that would be ignored.
+    """
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"message is a string but no JSON: {error}") from error
+    if not isinstance(value, list) or not value:
+        raise ValueError(f"message: expected a list of chat turns or a JSON string of one, got {_show(value)}")
+    return tuple(_parse_turn(turn) for turn in value)
+
+
+def image_sources(messages: tuple[dict, ...]) -> list[str]:
+    """The sources of all pictures in the order of their placeholders."""
+    parts = [part for turn in messages if isinstance(turn["content"], list) for part in turn["content"]]
+    return [part["image"] for part in parts if part["type"] == "image"]
+
+
+def _parse_turn(turn: Any) -> dict:
+    if not isinstance(turn, dict) or not {"role", "content"} <= turn.keys():
+        raise ValueError(f"message: expected turns with role and content, got {_show(turn)}")
+    if turn["role"] not in ROLES:
+        raise ValueError(f"message: role {turn['role']!r} is none of {', '.join(ROLES)}")
+    content = turn["content"]
+    if isinstance(content, list):
+        content = [_parse_part(part) for part in content]
+    elif not isinstance(content, str):
+        raise ValueError(f"message: content must be a string or a list of parts, got {_show(content)}")
+    return {"role": turn["role"], "content": content}
+
+
+def _parse_part(part: Any) -> dict:
+    if isinstance(part, str):
+        return {"type": "text", "text": part}
+    if not isinstance(part, dict):
+        raise ValueError(f"message: a part must be a mapping with a type, got {_show(part)}")
+    given = {name: value for name, value in part.items() if value is not None}
+    kind = given.pop("type", None)
+    source = given.pop("image", None) if kind != "text" else None
+    if kind == "image_url" or source is None and "image_url" in given and kind == "image":
+        source = given.pop("image_url", None)
+        source = source.get("url") if isinstance(source, dict) else source
+    if kind == "text" and isinstance(given.get("text"), str):
+        text = given.pop("text")
+        _refuse_rest(given, "text")
+        return {"type": "text", "text": text}
+    if kind in ("image", "image_url") and isinstance(source, str) and source:
+        _refuse_rest(given, "image")
+        return {"type": "image", "image": source}
+    raise ValueError(f"message: a part must be a text or an image with its source, got {_show(part)}")
+
+
+def _refuse_rest(rest: dict, kind: str) -> None:
+    """Ignoring an option such as min_pixels of one image would change what is trained without a word."""
+    rest = {name: value for name, value in rest.items() if value != ""}
+    if rest:
+        raise ValueError(f"message: {', '.join(sorted(rest))} of a part of type {kind} is not supported; remove it")
+
+
+def _show(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:100]}..."
