@@ -9,6 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jinja2 import TemplateError
+
 from megatron_eureka.data.images import ImageStore
 from megatron_eureka.data.messages import image_sources, parse_messages
 from megatron_eureka.log import logger
@@ -160,7 +162,10 @@ def _build(
         images = tuple(store.add(source, root) for source in image_sources(messages))
     except ValueError as error:
         raise _BadLine("bad_image", f"id {record['id']!r}: {error}") from error
-    text = processor.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+    try:
+        text = processor.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+    except TemplateError as error:  # some templates refuse an order of roles
+        raise _BadLine("bad_line", f"id {record['id']!r}: the chat template refuses the turns: {error}") from error
     engine_ids = tuple(processor.tokenizer(text, add_special_tokens=False)["input_ids"])
     placeholders = engine_ids.count(processor.image_token_id)
     if placeholders != len(images):
