@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from megatron.core import parallel_state, tensor_parallel
+from megatron.core.enums import ModelType
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig
@@ -45,6 +46,7 @@ class Qwen2_5_VL(MegatronModule):
         self.pre_process = parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=vp_stage)
         self.post_process = parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=vp_stage)
         self.share_embeddings_and_output_weights = info.tied
+        self.model_type = ModelType.encoder_or_decoder  # asked for by Megatron-Core's schedules
         self.language_model = LanguageModel(
             config=config,
             transformer_layer_spec=block_spec(config, transformer_engine, vp_stage),

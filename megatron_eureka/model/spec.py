@@ -70,8 +70,9 @@ def transformer_config(info: ModelInfo, config: Config) -> TransformerConfig:
         virtual_pipeline_model_parallel_size=parallel.vpp if parallel.vpp > 1 else None,
         context_parallel_size=parallel.cp,
         sequence_parallel=parallel.sequence_parallel,
-        # Every weight is loaded; a tensor that was not would show as the garbage it holds.
-        perform_initialization=False,
+        # Every weight is loaded afterwards, but only initialisation marks which parameters are cut over TP: without it
+        # the gradient norm counts one shard of each, silently.
+        perform_initialization=True,
         # With interleaved stages, batched sends and receives pair up wrongly and train on wrong activations, silently.
         batch_p2p_comm=False,
         # The losses come with their global denominators, so gradients are summed, never averaged.

@@ -1,0 +1,83 @@
+"""Where numbers go: a JSON line, TensorBoard events and a console line for each step; and what time is spent on."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+from megatron_eureka.log import logger
+
+
+class Timers:
+    """Wall-clock seconds by name, summed until read."""
+
+    def __init__(self):
+        self._seconds: dict[str, float] = defaultdict(float)
+
+    @contextlib.contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._seconds[name] += time.perf_counter() - start
+
+    def read(self) -> dict[str, float]:
+        """Seconds since the last reading, as `timing_s/NAME`."""
+        seconds = {f"timing_s/{name}": value for name, value in self._seconds.items()}
+        self._seconds.clear()
+        return seconds
+
+
+class MetricsWriter:
+    """Writes steps to `metrics.jsonl` and TensorBoard; one writer a run, on rank 0."""
+
+    def __init__(self, folder: Path, num_steps: int, first_step: int, tensorboard: bool, wandb_project: str = ""):
+        self.file = open(folder / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115 (open for the whole run)
+        self.num_steps, self.first_step, self.start = num_steps, first_step, time.monotonic()
+        self.events = self.wandb = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.events = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)
+        if wandb_project:
+            import wandb
+
+            self.wandb = wandb.init(
+                project=wandb_project, name=folder.name, dir=str(folder), resume="allow", id=folder.name
+            )
+
+    def write(self, step: int, metrics: dict[str, float]) -> None:
+        """Record a step's numbers, flushed to the operating system, so that a killed run keeps what it logged."""
+        self.file.write(json.dumps({"step": step, **metrics}) + "\n")
+        self.file.flush()
+        if self.events is not None:
+            for name, value in metrics.items():
+                self.events.add_scalar(name, value, step)
+        if self.wandb is not None:
+            self.wandb.log(metrics, step=step)
+
+    def console(self, step: int, parts: dict[str, str]) -> None:
+        """One line for people, with the time left."""
+        done = step - self.first_step
+        left = (time.monotonic() - self.start) / max(1, done) * (self.num_steps - step)
+        text = " | ".join(f"{name} {value}" for name, value in parts.items())
+        logger.info("step %d/%d | %s | left %s", step, self.num_steps, text, _duration(left))
+
+    def close(self) -> None:
+        """Close files and event writers."""
+        self.file.close()
+        if self.events is not None:
+            self.events.close()
+        if self.wandb is not None:
+            self.wandb.finish()
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s"

@@ -1,0 +1,225 @@
+"""The policy under training: model chunks, gradients and optimizer of this rank, and the two things done with them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+import torch.distributed as dist
+from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
+from megatron.core.optimizer import MegatronOptimizer, OptimizerConfig, get_megatron_optimizer
+from megatron.core.pipeline_parallel import get_forward_backward_func
+from megatron.core.process_groups_config import ProcessGroupCollection
+
+from megatron_eureka.config.model_info import ModelInfo
+from megatron_eureka.config.schema import Config
+from megatron_eureka.model.qwen2_5_vl import Qwen2_5_VL, build_model, named_weights
+from megatron_eureka.model.tower import ImageEncoder, PixelSource, run_tower
+from megatron_eureka.parallel import cpu_shim
+from megatron_eureka.parallel.groups import coordinates, device
+from megatron_eureka.parallel.layout import Layout
+from megatron_eureka.train.schedule import learning_rate
+from megatron_eureka.types import MicroBatch
+from megatron_eureka.weights import load_hf
+
+Report = dict[str, torch.Tensor]
+# (number of the row, row, log-probs [targets], entropies [targets]) -> (loss to be summed over all rows, report)
+RowLoss = Callable[[int, MicroBatch, torch.Tensor, torch.Tensor], tuple[torch.Tensor, Report]]
+
+
+@dataclass
+class Policy:
+    """This rank's part of the policy. `chunks` are wrapped for gradient reduction, `model` are the same, bare."""
+
+    config: Config
+    info: ModelInfo
+    layout: Layout
+    groups: ProcessGroupCollection
+    model: list[Qwen2_5_VL]
+    chunks: list[DistributedDataParallel]
+    optimizer: MegatronOptimizer
+    pixels: PixelSource
+    encoder: ImageEncoder | None  # first stage, frozen tower
+    banned: torch.Tensor | None  # [vocabulary / tp] bool, tokens that the sampler may not choose
+
+    @property
+    def is_first_stage(self) -> bool:
+        return self.model[0].pre_process
+
+    @property
+    def is_last_stage(self) -> bool:
+        return self.model[-1].post_process
+
+    @property
+    def dp_rank(self) -> int:
+        return coordinates(self.layout).dp
+
+    @property
+    def row_multiple(self) -> int:
+        """Row lengths are a multiple of this: sequence parallelism cuts them into tp parts."""
+        return self.layout.tp if self.config.parallel.sequence_parallel else 1
+
+    def weights(self) -> dict[str, torch.nn.Parameter]:
+        """This rank's parameters under their global names."""
+        return named_weights(self.model)
+
+
+def build_policy(
+    config: Config, layout: Layout, groups: ProcessGroupCollection, pixels: PixelSource, banned: Sequence[int] = ()
+) -> Policy:
+    """Build the model of `config.model.path`, load its weights and put the distributed optimizer on it.
+
+    Args:
+        banned: token ids that sampling never yields; they get no probability in training either.
+    """
+    info = ModelInfo.from_folder(config.model.path)
+    model = build_model(config.model.path, config, groups)
+    with torch.no_grad():
+        load_hf(config.model.path, named_weights(model), info, coordinates(layout).tp, layout.tp)
+    core_config = model[0].config
+    ddp_config = DistributedDataParallelConfig(grad_reduce_in_fp32=True, use_distributed_optimizer=True)
+    chunks = [DistributedDataParallel(core_config, ddp_config, chunk) for chunk in model]
+    options = config.optimizer
+    optimizer_config = OptimizerConfig(
+        optimizer="adam",
+        lr=options.lr,
+        adam_beta1=options.beta1,
+        adam_beta2=options.beta2,
+        adam_eps=options.eps,
+        weight_decay=options.weight_decay,
+        clip_grad=options.clip_grad,
+        bf16=config.precision.dtype == "bf16",
+        params_dtype=core_config.params_dtype,
+        use_distributed_optimizer=True,
+    )
+    with cpu_shim.cuda_type_names():
+        optimizer = get_megatron_optimizer(optimizer_config, chunks, use_gloo_process_groups=False)
+    # The losses carry their global denominators, so nothing is left to divide by when gradients are final.
+    core_config.finalize_model_grads_func = lambda chunks, num_tokens, **kwargs: finalize_model_grads(chunks, **kwargs)
+    core_config.no_sync_func = chunks[0].no_sync if len(chunks) == 1 else [chunk.no_sync for chunk in chunks]
+    core_config.grad_scale_func = optimizer.scale_loss
+    encoder = None
+    if model[0].pre_process and config.model.freeze_vision:
+        encoder = ImageEncoder(model[0].visual, pixels, groups.tp)
+    return Policy(
+        config=config,
+        info=info,
+        layout=layout,
+        groups=groups,
+        model=model,
+        chunks=chunks,
+        optimizer=optimizer,
+        pixels=pixels,
+        encoder=encoder,
+        banned=_banned_rows(banned, info.vocab_size, coordinates(layout).tp, layout.tp),
+    )
+
+
+def _banned_rows(token_ids: Sequence[int], vocab_size: int, tp_rank: int, tp_size: int) -> torch.Tensor | None:
+    if not token_ids:
+        return None
+    banned = torch.zeros(vocab_size, dtype=torch.bool)
+    banned[list(token_ids)] = True
+    return banned.chunk(tp_size)[tp_rank].to(device())
+
+
+def run_rows(policy: Policy, rows: Sequence[MicroBatch], row_loss: RowLoss, forward_only: bool) -> list[Report]:
+    """Push rows through the pipeline, and gradients back unless `forward_only`; a collective over the whole layout.
+
+    Args:
+        rows: this replica's rows, as many as on every other replica. With pipeline stages they have one length.
+
+    Returns:
+        what `row_loss` reported for each row, on the last stage; elsewhere an empty list.
+    """
+    config = policy.config
+    options = {"temperature": config.rollout.temperature, "banned": policy.banned}
+
+    def forward_step(iterator, chunk):
+        number, row = next(iterator)
+        bare = chunk.module if isinstance(chunk, DistributedDataParallel) else chunk
+        images = _image_embeddings(policy, row) if bare.pre_process and row.images else None
+        hidden = chunk(row, images)
+
+        def loss_func(hidden):
+            logprobs, entropies = bare.logprobs(hidden, row, chunk=config.train.logprob_chunk_tokens, **options)
+            loss, report = row_loss(number, row, logprobs, entropies)
+            return loss, torch.zeros((), dtype=torch.int, device=loss.device), report
+
+        return hidden, loss_func
+
+    on_device = [_to_device(row) for row in rows]
+    iterators = [iter(list(enumerate(on_device))) for _ in policy.chunks]
+    with torch.set_grad_enabled(not forward_only):
+        return get_forward_backward_func()(
+            forward_step_func=forward_step,
+            data_iterator=iterators if len(iterators) > 1 else iterators[0],
+            model=policy.chunks,
+            num_microbatches=len(rows),
+            seq_length=len(rows[0].token_ids),
+            micro_batch_size=1,
+            forward_only=forward_only,
+        )
+
+
+def _image_embeddings(policy: Policy, row: MicroBatch) -> torch.Tensor:
+    if policy.encoder is not None:
+        return policy.encoder(row.images)
+    return run_tower(policy.model[0].visual, list(row.images), policy.pixels)
+
+
+def _to_device(row: MicroBatch) -> MicroBatch:
+    where = device()
+    tensors = {name: value.to(where) for name, value in vars(row).items() if isinstance(value, torch.Tensor)}
+    return replace(row, **tensors)
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What an optimizer step says of itself."""
+
+    grad_norm: float
+    lr: float
+
+
+def accumulate(policy: Policy, rows: Sequence[MicroBatch], row_loss: RowLoss) -> list[Report]:
+    """Zero the gradients, then sum those of `rows` over the whole layout."""
+    for chunk in policy.chunks:
+        chunk.zero_grad_buffer()
+    policy.optimizer.zero_grad()
+    return run_rows(policy, rows, row_loss, forward_only=False)
+
+
+def step(policy: Policy, update: int, num_updates: int) -> StepResult:
+    """Clip the gradients and move the weights.
+
+    Raises:
+        RuntimeError: the gradient norm is not finite; the weights are as before.
+    """
+    options = policy.config.optimizer
+    lr = learning_rate(update, num_updates, options)
+    for group in policy.optimizer.param_groups:
+        group["lr"] = lr * group.get("lr_mult", 1.0)
+        group["weight_decay"] = options.weight_decay * group.get("wd_mult", 1.0)
+    with cpu_shim.cuda_type_names():
+        policy.optimizer.prepare_grads()
+        grad_norm = float(policy.optimizer.get_grad_norm())
+        if not math.isfinite(grad_norm):
+            raise RuntimeError(
+                f"Update {update}: the gradient norm is {grad_norm}; the weights were not moved. The loss or the "
+                "weights are not finite: lower optimizer.lr and resume from the last checkpoint."
+            )
+        policy.optimizer.step()
+    return StepResult(grad_norm=grad_norm, lr=lr)
+
+
+def from_last_stage(policy: Policy, value):
+    """A Python object of the last stage, known on all stages of this pipeline."""
+    if policy.layout.pp == 1:
+        return value
+    box = [value]
+    ranks = dist.get_process_group_ranks(policy.groups.pp)
+    dist.broadcast_object_list(box, src=ranks[-1], group=policy.groups.pp)
+    return box[0]

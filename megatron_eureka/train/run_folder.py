@@ -1,0 +1,117 @@
+"""A run on disk: who may write it, what it holds, and how a cut-off one is taken up again."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from pathlib import Path
+
+from megatron_eureka.log import logger
+
+FINISHED = "finished.json"
+
+
+class RunFolder:
+    """`runs/NAME/`, opened by rank 0 for the life of the run.
+
+    The lock is the operating system's: it goes with the process, so a killed run can be resumed at once.
+    """
+
+    def __init__(self, root: str, name: str):
+        self.path = Path(root) / name
+        self._lock = None
+
+    checkpoints = property(lambda self: self.path / "checkpoints")
+    export = property(lambda self: self.path / "export")
+    rollouts = property(lambda self: self.path / "rollouts")
+    metrics = property(lambda self: self.path / "metrics.jsonl")
+
+    def open(self, resolved_config: str, resume: str, overwrite: bool) -> None:
+        """Take the folder for this process and write the resolved config into it.
+
+        Raises:
+            ValueError: another process is writing it, it is finished, or it was cut off and `resume` is "never".
+        """
+        exists = self.path.exists() and any(self.path.iterdir())
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._take_lock()
+        if exists and not overwrite:
+            if (self.path / FINISHED).exists():
+                raise ValueError(
+                    f"The run {str(self.path)!r} is finished. Choose another logging.name, or set "
+                    "logging.overwrite=true."
+                )
+            if resume == "never" and self.metrics.exists():
+                raise ValueError(
+                    f"The run folder {str(self.path)!r} holds a run that was cut off and logging.resume is 'never'. "
+                    "Set it to 'auto' to continue, choose another logging.name, or set logging.overwrite=true."
+                )
+        if exists and overwrite:
+            self._empty()
+        for folder in (self.checkpoints, self.rollouts):
+            folder.mkdir(exist_ok=True)
+        write_atomically(self.path / "config.yaml", resolved_config)
+
+    def _take_lock(self) -> None:
+        self._lock = open(self.path / ".lock", "w")  # noqa: SIM115 (held open on purpose: closing gives the lock up)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.close()
+            raise ValueError(
+                f"Another process is writing the run folder {str(self.path)!r}. Wait for it or choose another "
+                "logging.name."
+            ) from None
+
+    def _empty(self) -> None:
+        for entry in self.path.iterdir():
+            if entry.name != ".lock":
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+    def last_checkpoint(self) -> Path | None:
+        """The newest whole checkpoint; half-written ones have another name and do not count."""
+        steps = [path for path in self.checkpoints.glob("step_*") if path.name.removeprefix("step_").isdigit()]
+        return max(steps, key=lambda path: int(path.name.removeprefix("step_")), default=None)
+
+    def rewind(self, step: int) -> None:
+        """Forget what was logged after `step`: those steps will run again. Also removes half-written checkpoints."""
+        if self.metrics.exists():
+            lines = self.metrics.read_text(encoding="utf-8").splitlines()
+            kept = [line for line in lines if _step_of(line) is not None and _step_of(line) <= step]
+            if len(kept) < len(lines):
+                logger.info("resuming after step %d: %d later metric lines are dropped", step, len(lines) - len(kept))
+            write_atomically(self.metrics, "".join(line + "\n" for line in kept))
+        for file in self.rollouts.glob("step_*.jsonl"):
+            if int(file.stem.removeprefix("step_")) > step:
+                file.unlink()
+        for path in self.checkpoints.glob("*.tmp"):
+            shutil.rmtree(path)
+
+    def finish(self, summary: dict) -> None:
+        """Mark the run as done."""
+        write_atomically(self.path / FINISHED, json.dumps(summary, indent=1) + "\n")
+
+    def close(self) -> None:
+        """Give the folder up."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+
+def _step_of(line: str) -> int | None:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return None  # the last line of a killed run may be cut
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file that is either the old one or the whole new one, whenever the process dies."""
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
