@@ -1,0 +1,301 @@
+"""vLLM inside the trainer's processes: one worker a rank, an engine over `rollout.tp` consecutive ranks.
+
+vLLM's `external_launcher` starts beside the process groups that the trainer has initialised, and needs no server. Ranks
+of one engine get the same requests and draw the same tokens. On CUDA an engine sleeps while the trainer works (written
+for it, not yet run on a GPU); on CPU there is no sleep mode and both calls do nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from megatron_eureka.config.model_info import ModelInfo
+from megatron_eureka.config.schema import Config
+from megatron_eureka.rollout.isolation import set_environment, torch_state_kept
+from megatron_eureka.rollout.protocol import GenerateRequest, Refusal, SamplingOptions, WeightSource
+from megatron_eureka.rollout.suppress import stop_token_ids, suppressed_token_ids
+from megatron_eureka.types import Sample
+from megatron_eureka.weights import hf_tensors
+
+set_environment(on_cpu=not torch.cuda.is_available())
+
+from vllm import LLM, SamplingParams  # noqa: E402  (reads the environment that is set above)
+from vllm.outputs import CompletionOutput, RequestOutput  # noqa: E402
+
+from megatron_eureka.rollout.plugin import BACKEND, register  # noqa: E402
+
+UPDATE_PART_BYTES = 64 << 20  # of weights handed to the worker in one call
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What an engine is built from."""
+
+    model: str  # Hugging Face folder
+    tp: int = 1
+    dtype: str = "float32"  # a torch name
+    max_model_tokens: int = 2048  # prompt, expanded, and response
+    max_num_seqs: int = 256
+    max_images: int = 8  # of one prompt
+    max_pixels: int = 640 * 28 * 28
+    kv_cache_bytes: int = 64 << 20  # CPU
+    gpu_memory_utilization: float = 0.3  # CUDA
+    seed: int = 0
+    from_folder: bool = True  # False: start with arbitrary weights and wait for the first update
+    frozen: tuple[str, ...] = ()  # Hugging Face tensors that only a complete update brings
+
+    @classmethod
+    def from_config(cls, config: Config, **changes: object) -> EngineOptions:
+        """The options of a run; the frozen tower's tensors are left out of updates after the first."""
+        rollout, info = config.rollout, ModelInfo.from_folder(config.model.path)
+        tower = (name for name in hf_tensors(info) if name.startswith("visual."))
+        values = {
+            "model": config.model.path,
+            "tp": rollout.tp,
+            "dtype": {"fp32": "float32", "bf16": "bfloat16"}[config.precision.dtype],
+            "max_model_tokens": config.data.max_prompt_tokens + rollout.max_response_tokens,
+            "max_num_seqs": rollout.max_num_seqs,
+            "max_pixels": config.data.max_pixels,
+            "kv_cache_bytes": rollout.kv_cache_mib << 20,
+            "gpu_memory_utilization": rollout.gpu_memory_utilization,
+            "seed": config.train.seed,
+            "frozen": tuple(tower) if config.model.freeze_vision else (),
+        }
+        return cls(**(values | changes))
+
+
+class ColocatedEngine:
+    """The engine that this rank belongs to; see `protocol.Engine`. Build it on all ranks together.
+
+    Raises:
+        ValueError: torch.distributed is not initialised, or the engine's size does not divide the world.
+        RuntimeError: vLLM failed; the message names the engine and the rank.
+    """
+
+    def __init__(self, options: EngineOptions) -> None:
+        world = _world_size(options.tp)
+        rank = dist.get_rank()
+        self.options = options
+        self.engine_index, self.num_engines = rank // options.tp, world // options.tp
+        self.policy_version = 0
+        self._rank, self._on_cpu = rank, not torch.cuda.is_available()
+        self._usable, self._update_complete = options.from_folder, False
+        self._info = ModelInfo.from_folder(options.model)
+        register()
+        with self._vllm("did not start"):
+            self._llm = LLM(**_llm_arguments(options, self._on_cpu))
+            shapes = {tensor.name: tensor.shape for tensor in hf_tensors(self._info).values()}
+            self._llm.init_weight_transfer_engine({"init_info": {"shapes": shapes, "frozen": list(options.frozen)}})
+        tokenizer = self._llm.get_tokenizer()
+        self.suppressed = suppressed_token_ids(
+            self._info.vocab_size, tokenizer, stop_token_ids(options.model, tokenizer)
+        )
+
+    def generate(
+        self, requests: Sequence[GenerateRequest], sampling: SamplingOptions
+    ) -> list[tuple[Sample, ...] | Refusal]:
+        """For each request its samples, one a seed, in order; or why it was refused.
+
+        All ranks of an engine pass the same arguments. Samples of one prompt are separate requests to vLLM, each with
+        its own seed; the prompt is computed once through the prefix cache.
+
+        Raises:
+            RuntimeError: the weights are not usable, or vLLM failed.
+            ValueError: a prompt and `max_tokens` together are longer than the engine's limit.
+        """
+        if not self._usable:
+            raise RuntimeError(
+                f"Engine {self.engine_index} (rank {self._rank}) has no usable weights: no update has finished since "
+                "it started empty or since one failed. Update its weights completely before generating."
+            )
+        refusals = [self._refuse(request, sampling) for request in requests]
+        prompts, parameters = [], []
+        for request, refusal in zip(requests, refusals, strict=True):
+            if refusal is None:
+                prompts += [_vllm_prompt(request)] * len(request.seeds)
+                parameters += [self._parameters(sampling, seed) for seed in request.seeds]
+        outputs: Iterator[RequestOutput] = iter(())
+        if prompts:
+            with self._vllm("failed to generate"):
+                outputs = iter(self._llm.generate(prompts, parameters, use_tqdm=False))
+        return [
+            refusal or self._samples(request, [next(outputs) for _ in request.seeds])
+            for request, refusal in zip(requests, refusals, strict=True)
+        ]
+
+    def update_weights(self, source: WeightSource, version: int | None = None) -> None:
+        """Take the trainer's weights, all ranks of the job together.
+
+        Frozen tensors come with the first update and with the one after a failure. When any rank fails, every rank
+        raises and the engines refuse to generate until a later update has finished.
+
+        Args:
+            source: makes the tensors, in lockstep on all ranks.
+            version: of the new weights; by default one more than before.
+
+        Raises:
+            RuntimeError: naming the ranks that failed, and why.
+        """
+        include_frozen = not self._update_complete
+        self._usable = self._update_complete = False
+        stream = source.stream(include_frozen=include_frozen)
+        failure = self._receive(stream)
+        for _ in stream:  # the other ranks still need this one for their collectives
+            pass
+        failures: list[str | None] = [None] * dist.get_world_size()
+        dist.all_gather_object(failures, failure)
+        if any(failures):
+            text = "; ".join(f"rank {rank}: {reason}" for rank, reason in enumerate(failures) if reason)
+            raise RuntimeError(f"Weight update failed, the engines refuse to generate until one succeeds. {text}")
+        self._usable = self._update_complete = True
+        self.policy_version = self.policy_version + 1 if version is None else version
+
+    def sleep(self) -> None:
+        """Give GPU memory to the trainer: weights move to host memory, the KV cache is dropped."""
+        if not self._on_cpu:
+            self._llm.sleep(level=1)
+
+    def wake(self, tags: tuple[str, ...] = ("weights", "kv_cache")) -> None:
+        """Take GPU memory back for `tags`."""
+        if not self._on_cpu:
+            self._llm.wake_up(tags=list(tags))
+
+    def _receive(self, stream: Iterator[tuple[str, torch.Tensor]]) -> str | None:
+        """Start, update part by part, finish, drop what old weights computed. Returns why it failed, if it did."""
+        tower_changed, stream_error = False, None
+        try:
+            with self._vllm("failed to update its weights"):
+                self._llm.start_weight_update()
+                for part in _parts(stream):
+                    tower_changed |= any(name.startswith("visual.") for name, _ in part)
+                    self._llm.update_weights({"update_info": {"tensors": part}})
+                self._llm.finish_weight_update()
+                self._llm.reset_prefix_cache()
+                if tower_changed:
+                    self._llm.llm_engine.reset_encoder_cache()
+        except RuntimeError as error:
+            stream_error = f"{error}"
+        return stream_error
+
+    def _refuse(self, request: GenerateRequest, sampling: SamplingOptions) -> Refusal | None:
+        prompt = request.prompt
+        length = prompt.num_tokens + sampling.max_tokens
+        if length > self.options.max_model_tokens:
+            raise ValueError(
+                f"Prompt {prompt.id} of {prompt.num_tokens} tokens and {sampling.max_tokens} response tokens exceed "
+                f"the engine's {self.options.max_model_tokens}. Lower data.max_prompt_tokens or max_response_tokens."
+            )
+        placeholders = prompt.engine_token_ids.count(self._info.image_token_id)
+        if placeholders != len(request.images):
+            return Refusal(prompt.id, f"{placeholders} image placeholders for {len(request.images)} images")
+        if len(request.images) > self.options.max_images:
+            return Refusal(prompt.id, f"{len(request.images)} images, the engine takes {self.options.max_images}")
+        return None
+
+    def _parameters(self, sampling: SamplingOptions, seed: int) -> SamplingParams:
+        return SamplingParams(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=max(sampling.top_k, 0),
+            seed=seed,
+            max_tokens=sampling.max_tokens,
+            stop=list(sampling.stop),
+            include_stop_str_in_output=True,
+            logprobs=0,  # of the drawn token alone
+            logit_bias=dict.fromkeys(self.suppressed, float("-inf")),
+        )
+
+    def _samples(self, request: GenerateRequest, outputs: list[RequestOutput]) -> tuple[Sample, ...] | Refusal:
+        prompt = request.prompt
+        for output in outputs:
+            seen = tuple(output.prompt_token_ids or ())
+            if seen != prompt.token_ids:
+                ours, theirs = (ids.count(self._info.image_token_id) for ids in (prompt.token_ids, seen))
+                return Refusal(
+                    prompt.id,
+                    f"the engine saw {len(seen)} prompt tokens ({theirs} of images), the trainer has "
+                    f"{len(prompt.token_ids)} ({ours} of images)",
+                )
+        return tuple(self._sample(output.outputs[0]) for output in outputs)
+
+    def _sample(self, output: CompletionOutput) -> Sample:
+        if output.finish_reason not in ("stop", "length"):
+            raise RuntimeError(
+                f"Engine {self.engine_index} (rank {self._rank}) ended a response for {output.finish_reason!r}."
+            )
+        token_ids = tuple(output.token_ids)
+        logprobs = tuple(entry[token].logprob for token, entry in zip(token_ids, output.logprobs, strict=True))
+        return Sample(token_ids, logprobs, output.finish_reason, self.policy_version, output.text)
+
+    @contextmanager
+    def _vllm(self, what: str) -> Iterator[None]:
+        """Calls into vLLM: the trainer's torch state is kept, and any failure says which engine it was."""
+        try:
+            with torch_state_kept():
+                yield
+        except Exception as error:  # vLLM raises whatever its parts raise; all of it ends here, with its cause
+            raise RuntimeError(
+                f"Engine {self.engine_index} (rank {self._rank}) {what}: {type(error).__name__}: {error}"
+            ) from error
+
+
+def _world_size(tp: int) -> int:
+    if not dist.is_initialized():
+        raise ValueError("A colocated engine starts beside torch.distributed: initialise the process group first.")
+    world = dist.get_world_size()
+    if world % tp:
+        raise ValueError(f"rollout.tp {tp} does not divide the {world} ranks. Choose a divisor of {world}.")
+    # What torchrun sets and vLLM reads; ranks that were started otherwise may lack them.
+    os.environ.setdefault("RANK", str(dist.get_rank()))
+    os.environ.setdefault("WORLD_SIZE", str(world))
+    os.environ.setdefault("LOCAL_RANK", str(dist.get_rank() % max(1, torch.cuda.device_count() or world)))
+    return world
+
+
+def _llm_arguments(options: EngineOptions, on_cpu: bool) -> dict:
+    arguments = {
+        "model": str(Path(options.model)),
+        "distributed_executor_backend": "external_launcher",
+        "tensor_parallel_size": options.tp,
+        "dtype": options.dtype,
+        "seed": options.seed,
+        "max_model_len": options.max_model_tokens,
+        "max_num_seqs": options.max_num_seqs,
+        "limit_mm_per_prompt": {"image": options.max_images, "video": 0},
+        # Images come resized: bounds that hold for every one of them leave them as they are.
+        "mm_processor_kwargs": {"size": {"shortest_edge": 28 * 28, "longest_edge": options.max_pixels}},
+        "logprobs_mode": "processed_logprobs",
+        "load_format": "auto" if options.from_folder else "dummy",
+        "weight_transfer_config": {"backend": BACKEND},
+    }
+    if on_cpu:
+        return arguments | {"enforce_eager": True, "kv_cache_memory_bytes": options.kv_cache_bytes}
+    return arguments | {"enable_sleep_mode": True, "gpu_memory_utilization": options.gpu_memory_utilization}
+
+
+def _vllm_prompt(request: GenerateRequest) -> dict:
+    prompt = {"prompt_token_ids": list(request.prompt.engine_token_ids)}
+    if request.images:
+        prompt["multi_modal_data"] = {"image": list(request.images)}
+        prompt["multi_modal_uuids"] = {"image": [key.digest for key in request.prompt.images]}
+    return prompt
+
+
+def _parts(stream: Iterator[tuple[str, torch.Tensor]]) -> Iterator[list[tuple[str, torch.Tensor]]]:
+    """Group small tensors, so that a call into the worker carries more than a norm."""
+    part, size = [], 0
+    for name, tensor in stream:
+        part.append((name, tensor))
+        size += tensor.nbytes
+        if size >= UPDATE_PART_BYTES:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
