@@ -1,0 +1,69 @@
+"""The program of one verifier process: reads calls from standard input, writes results to standard output.
+
+`python worker.py MODULE_FILE`. A call is a JSON line [function name, arguments]; an answer is a JSON line ["ok", value]
+or ["error", text]. It is started as a file, not as part of the package, so it loads math-verify and nothing else.
+"""
+
+import importlib.util
+import json
+import logging
+import os
+import resource
+import select
+import sys
+
+MEMORY_BYTES = 4 << 30  # 9^9^9^9 must end in an error, not in the machine's last byte
+PARENT_CHECK_S = 5.0
+
+
+def serve(module_file: str) -> None:
+    """Answer calls until the input closes or the parent is gone."""
+    # Results have the real standard output for themselves; what the verifier prints goes to standard error.
+    output = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    logging.getLogger("math_verify").setLevel(logging.ERROR)
+    parent = os.getppid()
+    spec = importlib.util.spec_from_file_location("verifier", module_file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    _answer(output, ["ready", None])
+    while True:
+        line = _read_line(parent)
+        if not line:
+            return
+        name, arguments = json.loads(line)
+        try:
+            result = ["ok", getattr(module, name)(*arguments)]
+        # Whatever a verifier raises on hostile text costs that sample its point and nothing else.
+        except Exception as error:
+            result = ["error", f"{type(error).__name__}: {str(error)[:300]}"]
+        _answer(output, result)
+
+
+def _answer(output, result: list) -> None:
+    output.write(json.dumps(result) + "\n")
+    output.flush()
+
+
+_pending = b""
+
+
+def _read_line(parent: int) -> bytes:
+    """The next line; empty when the input closed or the parent died while someone else holds the pipe open."""
+    global _pending
+    while b"\n" not in _pending:
+        if not select.select([0], [], [], PARENT_CHECK_S)[0]:
+            if os.getppid() != parent:
+                return b""
+            continue
+        data = os.read(0, 1 << 16)
+        if not data:
+            return b""
+        _pending += data
+    line, _, _pending = _pending.partition(b"\n")
+    return line
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1])
