@@ -8,6 +8,7 @@ for it, not yet run on a GPU); on CPU there is no sleep mode and both calls do n
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ set_environment(on_cpu=not torch.cuda.is_available())
 from vllm import LLM, SamplingParams  # noqa: E402  (reads the environment that is set above)
 from vllm.outputs import CompletionOutput, RequestOutput  # noqa: E402
 
-from megatron_eureka.rollout.plugin import BACKEND, register  # noqa: E402
+from megatron_eureka.rollout.plugin import BACKEND, CPU_WORKER, JOB_KEY, register  # noqa: E402
 
 UPDATE_PART_BYTES = 64 << 20  # of weights handed to the worker in one call
 
@@ -276,8 +277,20 @@ def _llm_arguments(options: EngineOptions, on_cpu: bool) -> dict:
         "weight_transfer_config": {"backend": BACKEND},
     }
     if on_cpu:
-        return arguments | {"enforce_eager": True, "kv_cache_memory_bytes": options.kv_cache_bytes}
+        return arguments | {
+            "enforce_eager": True,
+            "kv_cache_memory_bytes": options.kv_cache_bytes,
+            "worker_cls": CPU_WORKER,
+            "additional_config": {JOB_KEY: _job_identity()},
+        }
     return arguments | {"enable_sleep_mode": True, "gpu_memory_utilization": options.gpu_memory_utilization}
+
+
+def _job_identity() -> str:
+    """A name for this start, the same on all ranks."""
+    name = [uuid.uuid4().hex]
+    dist.broadcast_object_list(name, src=0)
+    return name[0]
 
 
 def _vllm_prompt(request: GenerateRequest) -> dict:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+import torch._dynamo.config
 
 # Read by vLLM and Hugging Face when they are imported or when an engine starts. In-process engines are what
 # `external_launcher` needs; no run reports to anyone or asks a hub for anything.
@@ -33,6 +34,9 @@ def set_environment(on_cpu: bool) -> None:
     defaults = DEFAULTS | (CPU_DEFAULTS if on_cpu else {"VLLM_LOGGING_LEVEL": "WARNING"})
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+    if on_cpu:
+        # The environment variable is read once, at an import that may have happened long ago.
+        torch._dynamo.config.disable = True
 
 
 @contextmanager
