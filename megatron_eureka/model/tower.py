@@ -24,18 +24,23 @@ def build_tower(hf_config: Qwen2_5_VLConfig, dtype: torch.dtype, device: torch.d
 
 
 def run_tower(tower: torch.nn.Module, images: list[ImageKey], pixels: PixelSource) -> torch.Tensor:
-    """Encode images in one call -> [visual tokens of all images, hidden], in their order."""
+    """Encode images in one call, each distinct one once -> [visual tokens of all images, hidden], in their order."""
     device, dtype = next(tower.parameters()).device, tower.dtype
-    values = torch.cat([pixels(image) for image in images]).to(device=device, dtype=dtype)
-    grids = torch.tensor([image.grid_thw for image in images], device=device)
-    return tower(values, grid_thw=grids).pooler_output
+    distinct = list(dict.fromkeys(images))
+    values = torch.cat([pixels(image) for image in distinct]).to(device=device, dtype=dtype)
+    grids = torch.tensor([image.grid_thw for image in distinct], device=device)
+    encoded = tower(values, grid_thw=grids).pooler_output
+    if len(distinct) == len(images):
+        return encoded
+    parts = dict(zip(distinct, encoded.split([image.num_tokens for image in distinct]), strict=True))
+    return torch.cat([parts[image] for image in images])
 
 
 class ImageEncoder:
     """Embeddings of images under a frozen tower, each distinct image encoded once while it is remembered.
 
     The images of a batch are split over the tensor-parallel ranks, which hold the same tower, and the embeddings are
-    gathered. `passes` counts the images that went through the tower on this replica since the counter was last read.
+    gathered.
     """
 
     def __init__(self, tower: torch.nn.Module, pixels: PixelSource, group: dist.ProcessGroup, max_patches: int = 16384):
@@ -60,6 +65,11 @@ class ImageEncoder:
             for number, image in enumerate(new[owner::size]):
                 self.embeddings[image] = self._shared(mine[number] if owner == rank else None, image, owner)
         return len(wanted)
+
+    def take_passes(self) -> int:
+        """Images encoded on this replica since the last call."""
+        passes, self.passes = self.passes, 0
+        return passes
 
     def _encode(self, images: list[ImageKey]) -> list[torch.Tensor]:
         outputs: list[torch.Tensor] = []

@@ -22,6 +22,11 @@ def device() -> torch.device:
     return torch.device("cpu")
 
 
+def world_size() -> int:
+    """Ranks of the job, from the default group or, before there is one, from the launcher's environment."""
+    return dist.get_world_size() if dist.is_initialized() else int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def start(layout: Layout, seed: int, timeout_s: int = 1800) -> ProcessGroupCollection:
     """Join the job's process group (NCCL with CUDA, gloo without) and build Megatron-Core's groups for `layout`.
 

@@ -1,0 +1,77 @@
+"""Greedy accuracy and format rate of the policy on held-out prompts, through the same engines as training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from megatron_eureka.config.schema import Config
+from megatron_eureka.data.images import ImageStore
+from megatron_eureka.evaluate.intervals import wilson
+from megatron_eureka.rollout.collect import Scores, sample_groups
+from megatron_eureka.rollout.protocol import Engine, Refusal, SamplingOptions
+from megatron_eureka.types import Prompt
+
+
+@dataclass(frozen=True)
+class Item:
+    """One held-out prompt and the greedy answer to it."""
+
+    id: str
+    response: str
+    answer: str  # the label
+    accuracy: float
+    format: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All items of an evaluation; a refused prompt counts as wrong."""
+
+    items: tuple[Item, ...]
+    num_refused: int = 0
+
+    def rate(self, name: str) -> float:
+        """Mean of "accuracy" or "format"."""
+        return sum(getattr(item, name) for item in self.items) / len(self.items)
+
+    def interval(self, name: str) -> tuple[float, float]:
+        """95 % interval of that rate."""
+        return wilson(round(sum(getattr(item, name) for item in self.items)), len(self.items))
+
+    def metrics(self) -> dict[str, float]:
+        """For metrics.jsonl."""
+        return {f"evaluation/{name}": self.rate(name) for name in ("accuracy", "format")}
+
+    def write(self, path: Path) -> None:
+        """One JSON line an item."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(json.dumps(vars(item), ensure_ascii=False) + "\n" for item in self.items), "utf-8")
+
+    @classmethod
+    def read(cls, path: Path) -> Evaluation:
+        """What `write` wrote."""
+        return cls(tuple(Item(**json.loads(line)) for line in path.read_text("utf-8").splitlines()))
+
+
+def evaluate(
+    config: Config, engine: Engine, scorer: Scores, store: ImageStore, prompts: Sequence[Prompt]
+) -> Evaluation:
+    """Answer every prompt once, greedily, and score it; a collective over the whole job.
+
+    Returns:
+        the items in the order of the prompts, the same on every rank.
+    """
+    sampling = SamplingOptions.from_config(config, greedy=True)
+    results = sample_groups(engine, scorer, store, prompts, [(0,)] * len(prompts), sampling)
+    items = []
+    for prompt, result in zip(prompts, results, strict=True):
+        if isinstance(result, Refusal):
+            items.append(Item(prompt.id, "", prompt.answer, 0.0, 0.0))
+        else:
+            sample = result.samples[0]
+            rewards = sample.rewards
+            items.append(Item(prompt.id, sample.text, prompt.answer, rewards["accuracy"], rewards["format"]))
+    return Evaluation(tuple(items), sum(isinstance(result, Refusal) for result in results))

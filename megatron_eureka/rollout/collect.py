@@ -1,0 +1,204 @@
+"""Fill a step's batch: generate over all engines, score, filter, and generate again until there is enough."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import numpy as np
+import torch.distributed as dist
+
+from megatron_eureka.config.schema import Config
+from megatron_eureka.data.images import ImageStore
+from megatron_eureka.data.stream import PromptStream
+from megatron_eureka.log import logger
+from megatron_eureka.rl.filters import verdict
+from megatron_eureka.rollout.protocol import Engine, GenerateRequest, Refusal, SamplingOptions, sampling_seed
+from megatron_eureka.types import Group, Prompt, Sample
+
+
+class Scores(Protocol):
+    """What scores responses (`rewards.Scorer`)."""
+
+    def score(self, prompts: list[str], responses: list[str], labels: list[str]) -> list[dict[str, float]]: ...
+
+
+@dataclass(frozen=True)
+class Collected:
+    """A step's groups and what happened on the way to them."""
+
+    groups: tuple[Group, ...]  # what the step trains on
+    generated: tuple[Group, ...]  # all that was generated in the step, for metrics and the log
+    counters: dict[str, int] = field(default_factory=dict)  # filter/*, rollout/*
+
+
+def sample_groups(
+    engine: Engine,
+    scorer: Scores,
+    store: ImageStore,
+    prompts: Sequence[Prompt],
+    seeds: Sequence[tuple[int, ...]],
+    sampling: SamplingOptions,
+) -> list[Group | Refusal]:
+    """Responses to all prompts, each engine generating and scoring its share; a collective over the whole job.
+
+    Args:
+        prompts: the same list on every rank.
+        seeds: for each prompt one seed a response.
+
+    Returns:
+        one entry a prompt, in order, the same on every rank.
+    """
+    mine = range(engine.engine_index, len(prompts), engine.num_engines)
+    requests = [
+        GenerateRequest(prompts[i], tuple(store.image(key) for key in prompts[i].images), seeds[i]) for i in mine
+    ]
+    outputs = engine.generate(requests, sampling)
+    leads = dist.get_rank() % (dist.get_world_size() // engine.num_engines) == 0
+    found: dict[int, Group | Refusal] | None = None
+    if leads:  # the other ranks of the engine have drawn the same tokens
+        found = dict(zip(mine, _scored(scorer, [prompts[i] for i in mine], outputs), strict=True))
+    shares: list[dict[int, Group | Refusal] | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(shares, found)
+    merged = {index: result for share in shares if share for index, result in share.items()}
+    return [merged[index] for index in range(len(prompts))]
+
+
+def _scored(scorer: Scores, prompts: list[Prompt], outputs: list) -> list[Group | Refusal]:
+    flat = [
+        (prompt, sample)
+        for prompt, output in zip(prompts, outputs, strict=True)
+        if not isinstance(output, Refusal)
+        for sample in output
+    ]
+    texts = [_question(prompt) for prompt, _ in flat]
+    rewards = iter(scorer.score(texts, [sample.text for _, sample in flat], [prompt.answer for prompt, _ in flat]))
+    return [
+        output
+        if isinstance(output, Refusal)
+        else Group(prompt, tuple(replace(sample, rewards=next(rewards)) for sample in output))
+        for prompt, output in zip(prompts, outputs, strict=True)
+    ]
+
+
+def _question(prompt: Prompt) -> str:
+    """The text of the last user turn, which user reward functions get as the prompt."""
+    content = next((turn["content"] for turn in reversed(prompt.messages) if turn["role"] == "user"), "")
+    if isinstance(content, str):
+        return content
+    return "".join(part.get("text", "") for part in content)
+
+
+class Collector:
+    """Fills batches from a stream of prompts; what it holds between steps is part of a checkpoint."""
+
+    def __init__(
+        self,
+        config: Config,
+        engine: Engine,
+        scorer: Scores,
+        store: ImageStore,
+        prompts: Sequence[Prompt],
+        stream: PromptStream,
+    ):
+        self.config, self.engine, self.scorer, self.store = config, engine, scorer, store
+        self.prompts, self.stream = prompts, stream
+        self.surplus: list[Group] = []  # groups that passed the filter and found no place yet
+
+    def collect(self, step: int) -> Collected:
+        """The groups of a step, the same on every rank.
+
+        Raises:
+            RuntimeError: `algorithm.filter.max_rounds` rounds in a row left nothing to train on.
+        """
+        options, wanted = self.config.algorithm.filter, self.config.rollout.prompts_per_step
+        counters: Counter[str] = Counter()
+        kept, generated = self._fresh_surplus(counters), []
+        for round_number in range(options.max_rounds):
+            if len(kept) >= wanted or (kept and round_number and not options.refill):
+                break
+            groups = self._round(step, round_number, counters)
+            generated += groups
+            kept += self._filtered(groups, counters)
+        if not kept:
+            raise RuntimeError(self._nothing_left(step, counters))
+        self.surplus = kept[wanted:]
+        return Collected(tuple(kept[:wanted]), tuple(generated), dict(counters))
+
+    def _fresh_surplus(self, counters: Counter[str]) -> list[Group]:
+        oldest = self.engine.policy_version - self.config.algorithm.filter.max_staleness
+        fresh = [group for group in self.surplus if group.policy_version >= oldest]
+        counters["filter/stale"] = len(self.surplus) - len(fresh)
+        return fresh
+
+    def _round(self, step: int, round_number: int, counters: Counter[str]) -> list[Group]:
+        rollout, seed = self.config.rollout, self.config.train.seed
+        # The place in the stream names a draw; a prompt's index would give two draws in one step the same seeds.
+        first = self.stream.epoch * self.stream.num_prompts + self.stream.position
+        draws = list(enumerate(self.stream.take(rollout.prompts_per_step), first))
+        seeds = [
+            tuple(sampling_seed(seed, step, place, sample) for sample in range(rollout.samples_per_prompt))
+            for place, _ in draws
+        ]
+        prompts = [self.prompts[index] for _, index in draws]
+        sampling = SamplingOptions.from_config(self.config)
+        results = sample_groups(self.engine, self.scorer, self.store, prompts, seeds, sampling)
+        for refusal in (result for result in results if isinstance(result, Refusal)):
+            counters["rollout/refused"] += 1
+            logger.warning("step %d: prompt %s was refused: %s", step, refusal.prompt_id, refusal.reason)
+        groups = [self._judged(result) for result in results if isinstance(result, Group)]
+        counters["rollout/rounds"] += 1
+        counters["rollout/prompts"] += len(prompts)
+        return shuffled_rewards(groups, (seed, step, round_number)) if self.config.reward.shuffle else groups
+
+    def _judged(self, group: Group) -> Group:
+        if self.config.algorithm.truncated != "penalise":
+            return group
+        samples = tuple(
+            replace(sample, rewards=dict.fromkeys(sample.rewards, 0.0)) if sample.truncated else sample
+            for sample in group.samples
+        )
+        return replace(group, samples=samples)
+
+    def _filtered(self, groups: list[Group], counters: Counter[str]) -> list[Group]:
+        options = self.config.algorithm.filter
+        names = {"kept": "filter/kept", "easy": "filter/dropped_easy", "hard": "filter/dropped_hard"}
+        kept = []
+        for group in groups:
+            accuracies = [sample.rewards["accuracy"] for sample in group.samples]
+            outcome = verdict(accuracies, options.lower, options.upper) if options.enabled else "kept"
+            counters[names[outcome]] += 1
+            if outcome == "kept":
+                kept.append(group)
+        return kept
+
+    def _nothing_left(self, step: int, counters: Counter[str]) -> str:
+        options = self.config.algorithm.filter
+        return (
+            f"Step {step}: none of {counters['rollout/prompts']} groups in {counters['rollout/rounds']} rounds can be "
+            f"trained on: {counters['filter/dropped_hard']} were below algorithm.filter.lower {options.lower}, "
+            f"{counters['filter/dropped_easy']} above algorithm.filter.upper {options.upper}, "
+            f"{counters['rollout/refused']} were refused by the engine. Check the rewards, or widen the "
+            "bounds."
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain objects: the place in the stream and the surplus groups."""
+        return {"stream": self.stream.state_dict(), "surplus": self.surplus}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where another collector over the same data was."""
+        self.stream.load_state_dict(state["stream"])
+        self.surplus = list(state["surplus"])
+
+
+def shuffled_rewards(groups: list[Group], seed: tuple[int, ...]) -> list[Group]:
+    """The control experiment: every sample gets the rewards of a random one of the whole batch."""
+    samples: list[Sample] = [sample for group in groups for sample in group.samples]
+    order = iter(np.random.default_rng(seed).permutation(len(samples)))
+    return [
+        replace(group, samples=tuple(replace(sample, rewards=samples[next(order)].rewards) for sample in group.samples))
+        for group in groups
+    ]

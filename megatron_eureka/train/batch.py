@@ -1,0 +1,83 @@
+"""From groups of samples to the rows of an update, with everything the loss needs a sample."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from megatron_eureka.config.schema import Config
+from megatron_eureka.data.packing import Item, pack, plan_rows, round_up, split_item
+from megatron_eureka.rl.advantages import ESTIMATORS
+from megatron_eureka.rl.reductions import sample_weights
+from megatron_eureka.train.policy import Policy
+from megatron_eureka.types import Group, MicroBatch, Sample
+
+
+@dataclass(frozen=True)
+class UpdateBatch:
+    """One optimizer step's samples: all of them by number, and this replica's rows of them."""
+
+    samples: tuple[Sample, ...]  # [samples of the global update]
+    advantages: torch.Tensor  # [samples] float32
+    weights: torch.Tensor  # [samples] float32, of each token of a sample in the loss
+    rows: tuple[MicroBatch, ...]  # this replica's
+
+    def engine_logprobs(self, row: MicroBatch) -> torch.Tensor:
+        """[targets] float32 of a row, as the engine reported them when it sampled."""
+        present = row.sample_index.unique_consecutive().tolist()
+        values = [value for sample in present for value in self.samples[sample].engine_logprobs]
+        return torch.tensor(values, dtype=torch.float32)
+
+
+def cut_into_updates(groups: Sequence[Group], samples_per_update: int) -> list[list[Group]]:
+    """Consecutive groups of `samples_per_update` samples each; the last update may have fewer, none is empty."""
+    updates: list[list[Group]] = []
+    room = 0
+    for group in groups:
+        if room < len(group.samples):
+            updates.append([])
+            room = max(samples_per_update, len(group.samples))
+        updates[-1].append(group)
+        room -= len(group.samples)
+    return updates
+
+
+def make_update(groups: Sequence[Group], config: Config, policy: Policy) -> UpdateBatch:
+    """Advantages, loss weights and rows of one update."""
+    estimator = ESTIMATORS[config.algorithm.advantage]
+    samples = tuple(sample for group in groups for sample in group.samples)
+    rewards = [torch.tensor([sample.rewards["total"] for sample in group.samples]) for group in groups]
+    masked = config.algorithm.truncated == "mask"
+    num_trained = [0 if masked and sample.truncated else len(sample.token_ids) for sample in samples]
+    items, first = [], 0
+    for group in groups:
+        numbers = tuple(range(first, first + len(group.samples)))
+        first += len(group.samples)
+        items.append(Item(group.prompt, tuple(sample.token_ids for sample in group.samples), numbers))
+    return UpdateBatch(
+        samples=samples,
+        advantages=torch.cat([estimator(group_rewards) for group_rewards in rewards]),
+        weights=torch.tensor(sample_weights(config.algorithm.reduction, num_trained)),
+        rows=tuple(make_rows(items, config, policy)),
+    )
+
+
+def make_rows(items: Sequence[Item], config: Config, policy: Policy) -> list[MicroBatch]:
+    """This replica's rows of an update's items; all of one length where pipeline stages exchange them."""
+    limit = config.train.max_tokens_per_microbatch
+    parts = [part for item in items for part in split_item(item, limit)]
+    sizes = [part.num_tokens for part in parts]
+    plan = plan_rows(sizes, limit, policy.layout.dp)
+    mine = plan[policy.dp_rank]
+    if policy.layout.vpp > 1:  # the interleaved schedule wants whole rounds over the stages
+        mine = mine + [[]] * (round_up(len(mine), policy.layout.pp) - len(mine))
+    lengths = [sum(sizes[item] for item in row) for row in mine]
+    if policy.layout.pp > 1:
+        lengths = [max(lengths)] * len(lengths)
+    merge_size, image_token = policy.info.vision.spatial_merge_size, policy.info.image_token_id
+    return [
+        pack([parts[item] for item in row], round_up(max(1, length), policy.row_multiple), image_token, merge_size)
+        for row, length in zip(mine, lengths, strict=True)
+    ]

@@ -1,0 +1,114 @@
+"""Checkpoints of a run: Megatron-Core's `torch_dist` format for weights and optimizer, plain objects beside them.
+
+A checkpoint appears under its final name only when every rank has written its part; a run that dies while saving
+leaves a `.tmp` folder that is ignored and removed at the next start.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core import dist_checkpointing
+from megatron.core.optimizer import ChainedOptimizer
+
+from megatron_eureka.parallel import cpu_shim
+from megatron_eureka.train.policy import Policy
+
+# Optimizer shards follow this layout; moving them to another one is a different (slower) form.
+_OPTIMIZER_FORM = {"distrib_optim_sharding_type": "dp_reshardable"}
+
+
+def _state(policy: Policy, is_loading: bool) -> dict[str, Any]:
+    chunks = {f"model{number}": chunk.sharded_state_dict() for number, chunk in enumerate(policy.model)}
+    if len(chunks) == 1:
+        chunks = {"model": chunks["model0"]}
+    optimizer = policy.optimizer.sharded_state_dict(
+        chunks.get("model", chunks), is_loading=is_loading, metadata=_OPTIMIZER_FORM
+    )
+    return {**chunks, "optimizer": optimizer}
+
+
+def save(policy: Policy, folder: Path, progress: dict[str, Any], keep: int) -> None:
+    """Write `folder`; a collective over all ranks. Older checkpoints beside it are removed down to `keep`.
+
+    Args:
+        progress: plain objects that say where the run is; rank 0's are written.
+
+    Raises:
+        RuntimeError: a rank could not write its part (a full disk, say); the checkpoints from before stay whole.
+    """
+    temporary = folder.with_name(folder.name + ".tmp")
+    if dist.get_rank() == 0:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+    dist.barrier()
+    with cpu_shim.cuda_method_stays():
+        state = _state(policy, is_loading=False)
+        dist_checkpointing.save({**state, "progress": progress}, str(temporary))
+    dist.barrier()
+    if dist.get_rank() == 0:
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.rename(folder)
+        _prune(folder.parent, keep)
+    dist.barrier()
+
+
+def _prune(folder: Path, keep: int) -> None:
+    number = lambda path: int(path.name.removeprefix("step_"))
+    steps = sorted((p for p in folder.glob("step_*") if p.name.removeprefix("step_").isdigit()), key=number)
+    for path in steps[:-keep]:
+        shutil.rmtree(path)
+
+
+@torch.no_grad()
+def load(policy: Policy, folder: Path) -> dict[str, Any]:
+    """Restore weights and optimizer from `folder`; a collective over all ranks.
+
+    Returns:
+        the `progress` that was saved.
+
+    Raises:
+        ValueError: the checkpoint was written under another layout, which its optimizer state cannot follow yet.
+    """
+    _allocate_adam_state(policy)
+    with cpu_shim.cuda_method_stays():
+        state = _state(policy, is_loading=True)
+        loaded = dist_checkpointing.load({**state, "progress": {}}, str(folder))
+        for number, chunk in enumerate(policy.model):
+            chunk.load_state_dict(loaded.get("model", loaded.get(f"model{number}")))
+        step = loaded["optimizer"]["optimizer"]["param_groups"][0].get("step")
+        policy.optimizer.load_state_dict(loaded["optimizer"])
+    if step is not None:
+        _set_adam_step(policy, step)
+    return loaded["progress"]
+
+
+def _torch_adams(policy: Policy) -> list[torch.optim.Optimizer]:
+    """The torch optimizers inside Megatron-Core's; empty where Transformer Engine's fused Adam is used instead."""
+    optimizer = policy.optimizer
+    parts = optimizer.chained_optimizers if isinstance(optimizer, ChainedOptimizer) else [optimizer]
+    return [part.optimizer for part in parts if isinstance(part.optimizer, torch.optim.Adam)]
+
+
+def _allocate_adam_state(policy: Policy) -> None:
+    """torch's Adam allocates at its first step; Megatron-Core's loader wants the tensors to be there."""
+    for adam in _torch_adams(policy):
+        for group in adam.param_groups:
+            for parameter in group["params"]:
+                if not adam.state[parameter]:
+                    zeros = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+                    adam.state[parameter] = {"step": torch.tensor(0.0), **zeros}
+
+
+def _set_adam_step(policy: Policy, step: float) -> None:
+    """Give each parameter a step counter of its own.
+
+    Megatron-Core's loader leaves one shared tensor, which torch's Adam would count up once for each parameter.
+    """
+    for adam in _torch_adams(policy):
+        for state in adam.state.values():
+            state["step"] = torch.tensor(float(step))

@@ -1,0 +1,204 @@
+"""Group-relative policy optimisation: the loop, and the verbs that it is made of."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+import torch
+
+from megatron_eureka.config.model_info import ModelInfo
+from megatron_eureka.config.schema import Config
+from megatron_eureka.evaluate.heldout import Evaluation, evaluate
+from megatron_eureka.log import logger
+from megatron_eureka.rewards import Scorer
+from megatron_eureka.rollout.collect import Collected, Collector
+from megatron_eureka.rollout.colocated import ColocatedEngine, EngineOptions
+from megatron_eureka.rollout.suppress import stop_token_ids, suppressed_token_ids
+from megatron_eureka.train import update as passes
+from megatron_eureka.train.batch import UpdateBatch, cut_into_updates, make_update
+from megatron_eureka.train.rollout_metrics import performance, rollout_metrics, vision_metrics
+from megatron_eureka.train.run import Data, Run, load_data, new_stream, open_run, start_job
+
+
+def train(config: Config, name: str) -> None:
+    """Train `config.model.path` by GRPO; called on every rank of the job.
+
+        prompts -> collect -> advantages -> pack -> old log-probs -> update -> push weights -> log -> evaluate / save
+
+    Raises:
+        ValueError: bad input, with its remedy.
+        RuntimeError: the run cannot go on (an engine died, a loss is not finite, nothing passes the filter).
+    """
+    session = open_session(config, name)
+    evaluate_if(session, 0, session.run.step == 0)
+    for step in session.run.steps():
+        started = time.perf_counter()
+        collected = collect(session, step)
+        batches = make_batches(session, collected)
+        old = compute_old_logprobs(session, batches)
+        metrics = update_policy(session, batches, old)
+        push_weights(session)
+        log(session, step, collected, batches, metrics, time.perf_counter() - started)
+        evaluate_if(session, step, session.run.is_due(step, config.evaluation.every))
+        save_if(session, step, session.run.is_due(step, config.checkpoint.every))
+    finish(session)
+
+
+@dataclass
+class Session:
+    """A run with its engine and what fills its batches."""
+
+    run: Run
+    engine: ColocatedEngine
+    scorer: Scorer
+    collector: Collector
+    data: Data
+    evaluations: dict[int, Evaluation] = field(default_factory=dict)  # by step
+    images_asked: int = 0  # distinct images of this replica's rows in the step
+
+
+def open_session(config: Config, name: str) -> Session:
+    """Set everything up and take up a run that was cut off; weights are in the engines afterwards."""
+    layout, process_groups = start_job(config)
+    scorer = Scorer(config.reward)
+    data = load_data(config, scorer.check_label)
+    tokenizer = data.processor.tokenizer
+    vocab_size = ModelInfo.from_folder(config.model.path).vocab_size
+    banned = suppressed_token_ids(vocab_size, tokenizer, stop_token_ids(config.model.path, tokenizer))
+    run = open_run(config, name, data, layout, process_groups, banned)
+    logger.info("starting %d engines of tp %d", layout.world_size // config.rollout.tp, config.rollout.tp)
+    engine = ColocatedEngine(EngineOptions.from_config(config))
+    collector = Collector(config, engine, scorer, data.store, data.train.prompts, new_stream(config, data.train))
+    session = Session(run, engine, scorer, collector, data)
+    progress = run.resume()
+    if progress is not None:
+        collector.load_state_dict(progress["collector"])
+        engine.update_weights(run.weight_stream(), version=progress["policy_version"])
+    run.open_writer()
+    return session
+
+
+def collect(session: Session, step: int) -> Collected:
+    """Generate, score and filter until the step's batch is full."""
+    with session.run.timers("rollout"):
+        session.engine.wake(("kv_cache",))
+        collected = session.collector.collect(step)
+        session.engine.sleep()
+    return collected
+
+
+def make_batches(session: Session, collected: Collected) -> list[UpdateBatch]:
+    """Advantages and rows of each update of the step; encodes the step's images."""
+    run = session.run
+    with run.timers("pack"):
+        chunks = cut_into_updates(collected.groups, run.config.train.samples_per_update)
+        batches = [make_update(groups, run.config, run.policy) for groups in chunks]
+        if run.policy.encoder is not None:
+            images = [image for batch in batches for row in batch.rows for image in row.images]
+            session.images_asked = run.policy.encoder.remember(images)
+    return batches
+
+
+def compute_old_logprobs(session: Session, batches: list[UpdateBatch]) -> list[list[torch.Tensor]]:
+    """Log-probs of all updates' rows under the weights that the step starts from."""
+    with session.run.timers("old_logprob"):
+        return [passes.old_logprobs(session.run.policy, batch) for batch in batches]
+
+
+def update_policy(
+    session: Session, batches: list[UpdateBatch], old: list[list[torch.Tensor]]
+) -> list[dict[str, float]]:
+    """One optimizer step a batch; returns the metrics of each."""
+    run = session.run
+    with run.timers("update"):
+        metrics = []
+        for batch, logprobs in zip(batches, old, strict=True):
+            correction = passes.rollout_correction(run.policy, batch, logprobs)
+            result = passes.update(run.policy, batch, logprobs, run.updates, num_updates(run.config))
+            metrics.append({**correction, **result})
+            run.updates += 1
+    return metrics
+
+
+def num_updates(config: Config) -> int:
+    """Optimizer steps of the whole run when every batch fills; the learning-rate schedule spans them."""
+    samples = config.rollout.prompts_per_step * config.rollout.samples_per_prompt
+    return config.train.steps * max(1, samples // config.train.samples_per_update)
+
+
+def push_weights(session: Session) -> None:
+    """Give the new weights to the engines."""
+    with session.run.timers("sync"):
+        session.engine.wake(("weights",))
+        session.engine.update_weights(session.run.weight_stream())
+
+
+def log(
+    session: Session,
+    step: int,
+    collected: Collected,
+    batches: list[UpdateBatch],
+    updates: list[dict[str, float]],
+    seconds: float,
+) -> None:
+    """Metrics, rollouts and the console line of a step."""
+    run = session.run
+    metrics = {name: sum(each[name] for each in updates) / len(updates) for name in updates[0]}
+    metrics |= rollout_metrics(collected, torch.cat([batch.advantages for batch in batches]))
+    metrics |= vision_metrics(run.policy, session.images_asked)
+    metrics |= {f"reward/{name}": float(count) for name, count in session.scorer.counters.items()}
+    metrics["rollout/policy_version"] = float(session.engine.policy_version)
+    metrics |= performance(collected, seconds)
+    console = {
+        "reward": f"{metrics['reward/total/mean']:.3f}",
+        "accuracy": f"{metrics['reward/accuracy/mean']:.3f}",
+        "kept": f"{len(collected.groups)}",
+        "length": f"{metrics['response_length/mean']:.0f}",
+        "loss": f"{metrics['actor/loss']:+.4f}",
+        "grad": f"{metrics['actor/grad_norm']:.2f}",
+        "tok/s": f"{metrics['perf/tokens_per_s']:.0f}",
+    }
+    run.log_rollouts(step, collected.generated, collected.groups, torch.cat([batch.advantages for batch in batches]))
+    run.log(step, metrics, console)
+
+
+def evaluate_if(session: Session, step: int, due: bool) -> None:
+    """Answer the held-out prompts greedily after `step`, and record the result."""
+    run, prompts = session.run, session.data.heldout
+    if not due or not prompts:
+        return
+    with run.timers("evaluation"):
+        session.engine.wake(("kv_cache",))
+        result = evaluate(run.config, session.engine, session.scorer, session.data.store, prompts)
+        session.engine.sleep()
+    session.evaluations[step] = result
+    if run.is_main:
+        result.write(run.folder.path / "evaluation" / f"step_{step}.jsonl")
+        run.writer.write(step, result.metrics())
+        low, high = result.interval("accuracy")
+        logger.info(
+            "held-out after step %d: accuracy %.3f [%.3f, %.3f], format %.3f, %d prompts",
+            *(step, result.rate("accuracy"), low, high, result.rate("format"), len(result.items)),
+        )
+
+
+def save_if(session: Session, step: int, due: bool) -> None:
+    """Write a checkpoint after `step`."""
+    if due:
+        progress = {
+            "collector": session.collector.state_dict(),
+            "policy_version": session.engine.policy_version,
+        }
+        session.run.save(step, progress)
+
+
+def finish(session: Session) -> None:
+    """Evaluate, save and export what the run ended with."""
+    run, last = session.run, session.run.config.train.steps
+    evaluate_if(session, last, last not in session.evaluations)
+    save_if(session, last, True)
+    if run.config.checkpoint.export:
+        logger.info("exporting to %s", run.export())
+    run.finish({})
+    session.scorer.close()

@@ -1,0 +1,239 @@
+"""One run, set up: everything that the loops of `grpo.py` and `sft.py` call verbs on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from megatron.core.process_groups_config import ProcessGroupCollection
+from transformers import AutoProcessor
+
+from megatron_eureka.bridge import HfStream
+from megatron_eureka.config.load import dump
+from megatron_eureka.config.schema import Config
+from megatron_eureka.data.images import ImageStore
+from megatron_eureka.data.prompts import PromptSet, load_prompts
+from megatron_eureka.data.stream import PromptStream
+from megatron_eureka.log import logger
+from megatron_eureka.parallel import groups
+from megatron_eureka.parallel.layout import Layout
+from megatron_eureka.train import checkpoint
+from megatron_eureka.train.metrics import MetricsWriter, Timers
+from megatron_eureka.train.policy import Policy, build_policy
+from megatron_eureka.train.run_folder import RunFolder
+from megatron_eureka.types import Group, Prompt
+from megatron_eureka.weights import save_hf
+
+
+@dataclass
+class Run:
+    """This rank's share of a run. `folder` and `writer` do something on rank 0 only."""
+
+    config: Config
+    policy: Policy
+    store: ImageStore
+    folder: RunFolder
+    timers: Timers = field(default_factory=Timers)
+    writer: MetricsWriter | None = None
+    step: int = 0  # steps done
+    updates: int = 0  # optimizer steps done
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this rank writes files and speaks."""
+        return dist.get_rank() == 0
+
+    def steps(self) -> Iterator[int]:
+        """The numbers of the steps that are left, 1-based; each one counts as done when the next is asked for."""
+        while self.step < self.config.train.steps:
+            yield self.step + 1
+            self.step += 1
+
+    def open_writer(self) -> None:
+        """Start recording, after `step` is known."""
+        if self.is_main:
+            options = self.config.logging
+            self.writer = MetricsWriter(
+                self.folder.path, self.config.train.steps, self.step, options.tensorboard, options.wandb_project
+            )
+
+    def log(self, step: int, metrics: dict[str, float], console: dict[str, str]) -> None:
+        """Record a step's numbers with the time it took, and say them in one line."""
+        timings = self.timers.read()
+        if self.writer is not None:
+            self.writer.write(step, {**metrics, **timings})
+            split = " ".join(f"{name.removeprefix('timing_s/')} {value:.1f}" for name, value in timings.items())
+            self.writer.console(step, {**console, "s": split})
+
+    def log_rollouts(
+        self, step: int, generated: tuple[Group, ...], trained: tuple[Group, ...], advantages: Any
+    ) -> None:
+        """Write every generated response with its rewards, and the advantage of those that are trained on."""
+        if not self.is_main:
+            return
+        place = {id(sample): i for i, sample in enumerate(sample for group in trained for sample in group.samples)}
+        with open(self.folder.rollouts / f"step_{step}.jsonl", "w", encoding="utf-8") as file:
+            for group in dict.fromkeys([*generated, *trained]):
+                for sample in group.samples:
+                    index = place.get(id(sample))
+                    record = {
+                        "prompt_id": group.prompt.id,
+                        "messages": group.prompt.messages,
+                        "answer": group.prompt.answer,
+                        "response": sample.text,
+                        "finish_reason": sample.finish_reason,
+                        "policy_version": sample.policy_version,
+                        "rewards": sample.rewards,
+                        "advantage": None if index is None else float(advantages[index]),
+                    }
+                    file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+    def is_due(self, step: int, every: int) -> bool:
+        """Whether something that happens `every` so many steps happens after `step`; the last step is not counted."""
+        return every > 0 and step % every == 0 and step < self.config.train.steps
+
+    def save(self, step: int, progress: dict[str, Any]) -> None:
+        """Write a checkpoint of everything that the run needs to go on after `step`."""
+        with self.timers("checkpoint"):
+            state = {"step": step, "updates": self.updates, **progress}
+            checkpoint.save(self.policy, self.folder.checkpoints / f"step_{step}", state, self.config.checkpoint.keep)
+
+    def resume(self) -> dict[str, Any] | None:
+        """Take up the newest checkpoint of the run folder, if there is one; returns the progress that it holds."""
+        found = [self.folder.last_checkpoint() if self.is_main else None]
+        dist.broadcast_object_list(found, src=0)
+        progress = checkpoint.load(self.policy, found[0]) if found[0] is not None else None
+        if progress is not None:
+            self.step, self.updates = progress["step"], progress["updates"]
+            logger.info("resuming %s after step %d", self.folder.path, self.step)
+        if self.is_main:
+            self.folder.rewind(self.step)
+        return progress
+
+    def weight_stream(self) -> HfStream:
+        """The policy's weights as full Hugging Face tensors, made on all ranks together."""
+        return HfStream(
+            self.policy.weights(),
+            self.policy.info,
+            self.policy.groups.tp,
+            self.policy.groups.pp,
+            bucket_bytes=self.config.rollout.sync_bucket_mib << 20,
+            frozen=lambda name: self.config.model.freeze_vision and name.startswith("visual."),
+        )
+
+    def export(self) -> Path:
+        """Write the weights as a Hugging Face folder with tokenizer and processor; a collective over all ranks."""
+        target = self.folder.export
+        stream = self.weight_stream().stream(include_frozen=True)
+        if self.is_main:
+            save_hf(target, stream, like=self.config.model.path, overwrite=True)
+        else:
+            for _ in stream:
+                pass
+        dist.barrier()
+        return target
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Mark the run as done and close its files."""
+        dist.barrier()
+        if self.is_main:
+            self.folder.finish({"steps": self.step, "updates": self.updates, **summary})
+        self.close()
+
+    def close(self) -> None:
+        """Close files; the run can be resumed."""
+        if self.writer is not None:
+            self.writer.close()
+        self.folder.close()
+        self.store.close()
+
+
+LabelCheck = Callable[[str], str | None]  # gives the reason why a label cannot be verified, or None
+
+
+@dataclass
+class Data:
+    """The processor, the pictures and the prompts of a run."""
+
+    processor: Any
+    store: ImageStore
+    train: PromptSet
+    heldout: tuple[Prompt, ...] = ()
+
+
+def start_job(config: Config) -> tuple[Layout, ProcessGroupCollection]:
+    """Join the job and lay its ranks out as `parallel` says."""
+    parallel = config.parallel
+    layout = Layout.fill(groups.world_size(), tp=parallel.tp, pp=parallel.pp, cp=parallel.cp, vpp=parallel.vpp)
+    return layout, groups.start(layout, config.train.seed, config.launch.timeout_s)
+
+
+def load_data(config: Config, check_label: LabelCheck | None, with_responses: bool = False) -> Data:
+    """Read the prompts, the same on every rank; rank 0's verdicts on labels hold for all.
+
+    Args:
+        check_label: rank 0's; None where labels do not matter.
+        with_responses: the training data are demonstrations (SFT).
+    """
+    processor = AutoProcessor.from_pretrained(config.model.path)
+    store = ImageStore.from_options(config.data, processor.image_processor)
+    reasons: dict[str, str | None] = {}
+
+    def load() -> Data:
+        ask = (lambda label: reasons.setdefault(label, check_label(label))) if check_label else reasons.get
+        options, labels = config.data, None if with_responses else ask
+        train = load_prompts(options.train, options, processor, store, labels, with_responses)
+        heldout: tuple[Prompt, ...] = ()
+        if config.evaluation.enabled and config.evaluation.data and not with_responses:
+            heldout = load_prompts(config.evaluation.data, options, processor, store, ask).prompts
+        return Data(processor, store, train, heldout[: config.evaluation.max_prompts or None])
+
+    data = run_on_main(load)
+    box = [reasons]
+    dist.broadcast_object_list(box, src=0)
+    reasons.update(box[0])
+    return data if data is not None else load()
+
+
+def run_on_main(action: Callable[[], Any]) -> Any:
+    """Do something on rank 0 first; what it raises as ValueError, every rank raises. None on the other ranks."""
+    result, problem = None, [None]
+    if dist.get_rank() == 0:
+        try:
+            result = action()
+        except ValueError as error:
+            problem = [str(error)]
+    dist.broadcast_object_list(problem, src=0)
+    if problem[0] is not None:
+        raise ValueError(problem[0])
+    return result
+
+
+def open_run(
+    config: Config,
+    name: str,
+    data: Data,
+    layout: Layout,
+    process_groups: ProcessGroupCollection,
+    banned: Sequence[int] = (),
+) -> Run:
+    """Open the run folder and build the policy; a collective over the whole job.
+
+    Args:
+        name: of the run folder, where `logging.name` is empty.
+        banned: token ids that sampling never yields.
+    """
+    folder = RunFolder(config.logging.root, config.logging.name or name)
+    options = config.logging
+    run_on_main(lambda: folder.open(dump(config), options.resume, options.overwrite))
+    policy = build_policy(config, layout, process_groups, data.store.pixels, banned)
+    return Run(config=config, policy=policy, store=data.store, folder=folder)
+
+
+def new_stream(config: Config, prompts: PromptSet) -> PromptStream:
+    """The order of the training prompts."""
+    return PromptStream(len(prompts), config.train.seed, config.data.shuffle)

@@ -1,0 +1,78 @@
+"""Supervised fine-tuning on demonstrations: the cold start. The same policy, rows and optimizer as GRPO."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import torch
+
+from megatron_eureka.config.schema import Config
+from megatron_eureka.data.packing import Item
+from megatron_eureka.data.prompts import PromptSet
+from megatron_eureka.log import logger
+from megatron_eureka.rl.reductions import sample_weights
+from megatron_eureka.train.batch import make_rows
+from megatron_eureka.train.policy import accumulate, step
+from megatron_eureka.train.run import Run, load_data, new_stream, open_run, start_job
+from megatron_eureka.train.update import sum_over_job
+from megatron_eureka.types import MicroBatch
+
+
+def fine_tune(config: Config, name: str) -> None:
+    """Fit `config.model.path` to the responses in `config.data.train`; called on every rank of the job.
+
+    Each of `train.steps` updates takes `train.samples_per_update` demonstrations; the loss is the mean negative
+    log-likelihood of all their response tokens. The vision tower trains when `model.freeze_vision` is false.
+
+    Raises:
+        ValueError: bad input, with its remedy.
+        RuntimeError: the loss is not finite.
+    """
+    layout, process_groups = start_job(config)
+    data = load_data(config, None, with_responses=True)
+    run = open_run(config, name, data, layout, process_groups)
+    stream = new_stream(config, data.train)
+    progress = run.resume()
+    if progress is not None:
+        stream.load_state_dict(progress["stream"])
+    run.open_writer()
+    for number in run.steps():
+        started = time.perf_counter()
+        with run.timers("update"):
+            metrics = fit(run, data.train, stream.take(config.train.samples_per_update))
+        metrics |= {"perf/samples_per_s": config.train.samples_per_update / (time.perf_counter() - started)}
+        console = {"loss": f"{metrics['sft/loss']:.4f}", "grad": f"{metrics['sft/grad_norm']:.2f}"}
+        run.log(number, metrics, console)
+        if run.is_due(number, config.checkpoint.every):
+            run.save(number, {"stream": stream.state_dict()})
+    run.save(config.train.steps, {"stream": stream.state_dict()})
+    if config.checkpoint.export:
+        logger.info("exported to %s", run.export())
+    run.finish({})
+
+
+def fit(run: Run, demonstrations: PromptSet, indices: Sequence[int]) -> dict[str, float]:
+    """One optimizer step on the demonstrations of these indices."""
+    policy, config = run.policy, run.config
+    pairs = [(demonstrations.prompts[i], demonstrations.responses[i]) for i in indices]
+    items = [Item(prompt, (response,), (number,)) for number, (prompt, response) in enumerate(pairs)]
+    weights = torch.tensor(sample_weights("token_mean", [len(response) for _, response in pairs]))
+    rows = make_rows(items, config, policy)
+    if policy.encoder is not None:
+        policy.encoder.remember(image for row in rows for image in row.images)
+
+    def row_loss(_: int, row: MicroBatch, logprobs: torch.Tensor, entropies: torch.Tensor):
+        per_token = weights.to(logprobs.device)[row.sample_index]
+        loss = -(per_token * logprobs).sum()
+        return loss, {"loss": loss.detach(), "entropy": (per_token * entropies.detach()).sum()}
+
+    totals = sum_over_job(policy, accumulate(policy, rows, row_loss), ("loss", "entropy"))
+    result = step(policy, run.updates, config.train.steps)
+    run.updates += 1
+    return {
+        "sft/loss": totals["loss"],
+        "sft/entropy": totals["entropy"],
+        "sft/grad_norm": result.grad_norm,
+        "sft/lr": result.lr,
+    }
