@@ -1,0 +1,123 @@
+"""The command line. Under torchrun or srun a command is one rank; alone it starts the ranks itself."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from megatron_eureka.config.checks import check
+from megatron_eureka.config.known_models import find_model_info
+from megatron_eureka.config.load import dump, load_config
+from megatron_eureka.config.memory import GIB, estimate_memory
+from megatron_eureka.config.model_info import ModelInfo
+from megatron_eureka.config.schema import Config
+from megatron_eureka.launch.elastic import BAD_INPUT, is_rank, launch_ranks, run_rank
+from megatron_eureka.log import setup_logging
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="GRPO for Qwen2.5-VL on Megatron-Core and vLLM.",
+)
+
+ConfigFile = Annotated[Path, typer.Argument(help="YAML file of options, such as configs/digits/grpo.yaml.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="Options to change: section.option=value.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved options and the rank grid; start nothing.")]
+
+TRAIN_HELP = """Train a model by GRPO.
+
+Examples:
+
+  megatron-eureka train configs/digits/grpo.yaml
+
+  megatron-eureka train configs/digits/grpo.yaml train.steps=5 logging.name=short
+
+  megatron-eureka train configs/qwen2_5_vl_7b_1node.yaml --dry-run
+
+  torchrun --nproc-per-node 8 -m megatron_eureka train configs/qwen2_5_vl_7b_1node.yaml model.path=/models/qwen
+"""
+SFT_HELP = """Fine-tune a model on demonstrations (a cold start for GRPO).
+
+Examples:
+
+  megatron-eureka sft configs/digits/sft.yaml
+
+  megatron-eureka sft configs/digits/sft.yaml train.steps=10 parallel.tp=2
+"""
+
+
+@app.command(help=TRAIN_HELP)
+def train(config: ConfigFile, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """Train by GRPO."""
+
+    def body(options: Config, name: str) -> None:
+        from megatron_eureka.train.grpo import train as run
+
+        run(options, name)
+
+    _command("grpo", "train", config, overrides or [], dry_run, body)
+
+
+@app.command(help=SFT_HELP)
+def sft(config: ConfigFile, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """Fine-tune on demonstrations."""
+
+    def body(options: Config, name: str) -> None:
+        from megatron_eureka.train.sft import fine_tune
+
+        fine_tune(options, name)
+
+    _command("sft", "sft", config, overrides or [], dry_run, body)
+
+
+def _command(
+    task: Literal["grpo", "sft"],
+    command: str,
+    file: Path,
+    overrides: list[str],
+    dry_run: bool,
+    body: Callable[[Config, str], None],
+) -> None:
+    setup_logging()
+    config = load_config(file, overrides)
+    if is_rank() and not dry_run:
+        sys.exit(run_rank(lambda: body(config, file.stem)))
+    num_ranks = config.launch.ranks * config.launch.nodes
+    info = find_model_info(config.model.path) if dry_run else ModelInfo.from_folder(config.model.path)
+    check(config, info, num_ranks, task)
+    if dry_run:
+        typer.echo(_plan(config, info, num_ranks))
+        return
+    if config.launch.nodes > 1:
+        raise ValueError(
+            f"launch.nodes is {config.launch.nodes}: this command starts ranks on one machine only. Start one rank a "
+            "GPU with torchrun or srun (see examples/), or set launch.nodes to 1."
+        )
+    sys.exit(launch_ranks([command, str(file), *overrides], num_ranks))
+
+
+def _plan(config: Config, info: ModelInfo, num_ranks: int) -> str:
+    from megatron_eureka.parallel.layout import Layout
+
+    parallel = config.parallel
+    layout = Layout.fill(num_ranks, tp=parallel.tp, pp=parallel.pp, cp=parallel.cp, vpp=parallel.vpp)
+    engines = f"{num_ranks // config.rollout.tp} engines of tp {config.rollout.tp}, colocated"
+    memory = estimate_memory(config, info, num_ranks)
+    parts = ", ".join(f"{name.replace('_', ' ')} {value / GIB:.2f}" for name, value in vars(memory).items())
+    total = f"memory of the fullest rank, GiB (estimate): training {memory.training / GIB:.2f} ({parts})"
+    return f"{dump(config)}\n{layout.grid()}\n{engines}\n{total}"
+
+
+def main() -> None:
+    """Entry point; bad input is one line on standard error and exit code 2."""
+    try:
+        app()
+    except ValueError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(BAD_INPUT)
