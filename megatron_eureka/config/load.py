@@ -137,20 +137,18 @@ def _flat(content: Mapping, section: type[BaseModel], prefix: str, origin: str):
 
 
 def _nearest(name: str) -> str:
+    """A hint: an option of the same last name elsewhere, else the most similar option or section."""
     options = list(option_fields())
-    sections = {
-        option[: option.index(".", start)]
-        for option in options
-        for start in range(len(option))
-        if "." in option[start:]
-    }
-    leaf = name.rpartition(".")[2]
-    same_leaf = [option for option in options if option.rpartition(".")[2] == leaf]
-    near = difflib.get_close_matches(
-        name, same_leaf or [*options, *sorted(sections)], n=1, cutoff=0.0 if same_leaf else 0.6
-    )
-    near += [option for option in options if difflib.get_close_matches(leaf, [option.rpartition(".")[2]], cutoff=0.7)]
+    leaf = _leaf(name)
+    near = difflib.get_close_matches(name, [option for option in options if _leaf(option) == leaf], n=1, cutoff=0.0)
+    sections = {option.rpartition(".")[0] for option in options}
+    near += difflib.get_close_matches(name, [*options, *sorted(sections)], n=1, cutoff=0.6)
+    near += [option for option in options if difflib.get_close_matches(leaf, [_leaf(option)], cutoff=0.7)]
     return f"did you mean {near[0]}?" if near else "docs/options.md lists all options."
+
+
+def _leaf(name: str) -> str:
+    return name.rpartition(".")[2]
 
 
 def _nested(values: Mapping[str, Any]) -> dict:

@@ -48,6 +48,21 @@ def test_digit_files_pass_with_the_demo_model():
         check(load_config(ROOT / "configs/digits/grpo.yaml", ["model.freeze_vision=false"]), tiny, 2)
 
 
+def test_digit_files_hold_the_settings_that_worked():
+    grpo, sft = (load_config(ROOT / f"configs/digits/{name}.yaml") for name in ("grpo", "sft"))
+    rollout, update = grpo.rollout, grpo.optimizer
+    assert (rollout.prompts_per_step, rollout.samples_per_prompt, rollout.temperature) == (32, 8, 1.0)
+    assert (grpo.train.steps, grpo.train.samples_per_update) == (40, 32 * 8)  # one update a rollout
+    assert (update.lr, update.schedule, grpo.algorithm.reduction) == (1e-4, "constant", "token_mean")
+    kept = grpo.algorithm.filter
+    assert 0 < kept.lower * 8 <= 1 and 7 <= kept.upper * 8 < 8 and not kept.refill  # 0 and 8 of 8 are dropped
+    assert (grpo.parallel.tp, grpo.launch.ranks, rollout.tp, grpo.precision.dtype) == (2, 2, 1, "fp32")
+    assert (rollout.max_response_tokens, grpo.data.max_prompt_tokens, grpo.data.min_pixels) == (24, 64, 784)
+    assert (sft.train.steps, sft.train.samples_per_update, sft.model.freeze_vision) == (320, 64, False)
+    assert (sft.optimizer.lr, sft.optimizer.schedule, sft.optimizer.weight_decay) == (2e-3, "linear", 0.01)
+    assert sft.optimizer.warmup_fraction * 320 == 20 and sft.optimizer.min_lr_ratio == 0.1
+
+
 @pytest.mark.parametrize(
     "overrides, parts",
     [
