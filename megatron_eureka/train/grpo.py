@@ -74,7 +74,7 @@ def open_session(config: Config, name: str) -> Session:
     progress = run.resume()
     if progress is not None:
         collector.load_state_dict(progress["collector"])
-        engine.update_weights(run.weight_stream(), version=progress["policy_version"])
+        engine.update_weights(run.weight_source, version=progress["policy_version"])
     run.open_writer()
     return session
 
@@ -131,7 +131,7 @@ def push_weights(session: Session) -> None:
     """Give the new weights to the engines."""
     with session.run.timers("sync"):
         session.engine.wake(("weights",))
-        session.engine.update_weights(session.run.weight_stream())
+        session.engine.update_weights(session.run.weight_source)
 
 
 def log(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +14,7 @@ import torch.distributed as dist
 from megatron.core.process_groups_config import ProcessGroupCollection
 from transformers import AutoProcessor
 
-from megatron_eureka.bridge import HfStream
+from megatron_eureka.bridge.source import ShardedSource, export_hf
 from megatron_eureka.config.load import dump
 from megatron_eureka.config.schema import Config
 from megatron_eureka.data.images import ImageStore
@@ -26,7 +28,6 @@ from megatron_eureka.train.metrics import MetricsWriter, Timers
 from megatron_eureka.train.policy import Policy, build_policy
 from megatron_eureka.train.run_folder import RunFolder
 from megatron_eureka.types import Group, Prompt
-from megatron_eureka.weights import save_hf
 
 
 @dataclass
@@ -114,26 +115,25 @@ class Run:
             self.folder.rewind(self.step)
         return progress
 
-    def weight_stream(self) -> HfStream:
+    @functools.cached_property
+    def weight_source(self) -> ShardedSource:
         """The policy's weights as full Hugging Face tensors, made on all ranks together."""
-        return HfStream(
-            self.policy.weights(),
-            self.policy.info,
-            self.policy.groups.tp,
-            self.policy.groups.pp,
+        policy, weights = self.policy, self.policy.weights()
+        return ShardedSource(
+            weights,
+            policy.info,
+            tp_group=policy.groups.tp,
+            pp_group=policy.groups.pp,
             bucket_bytes=self.config.rollout.sync_bucket_mib << 20,
-            frozen=lambda name: self.config.model.freeze_vision and name.startswith("visual."),
+            frozen=[name for name, parameter in weights.items() if not parameter.requires_grad],
         )
 
     def export(self) -> Path:
         """Write the weights as a Hugging Face folder with tokenizer and processor; a collective over all ranks."""
         target = self.folder.export
-        stream = self.weight_stream().stream(include_frozen=True)
-        if self.is_main:
-            save_hf(target, stream, like=self.config.model.path, overwrite=True)
-        else:
-            for _ in stream:
-                pass
+        if self.is_main and target.exists():
+            shutil.rmtree(target)  # of a run that was cut off right after exporting
+        export_hf(self.weight_source, target, self.config.model.path, is_writer=self.is_main)
         dist.barrier()
         return target
 
