@@ -1,0 +1,71 @@
+"""The floors of the house: imports point down, rooms of one floor do not know each other, heavy libraries stay put."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "megatron_eureka"
+
+FLOORS = [
+    {"config", "types", "log", "cpu_wheels"},
+    {"parallel", "weights"},
+    {"model", "rl", "rewards", "data", "bridge"},
+    {"rollout"},
+    {"evaluate"},
+    {"train"},
+    {"cli", "launch", "report", "__main__"},
+]
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+# On floor 0 the files stand beside each other as one room; the faces of floor 6 are put together by the command line.
+TOGETHER = [FLOORS[0], FLOORS[6]]
+
+HEAVY = {
+    "torch": {room for room in FLOOR if FLOOR[room] > 0} - {"rewards"} | {"cpu_wheels", "types"},
+    "megatron": {"parallel", "model", "train"},
+    "transformers": {"model", "data", "train"},
+    "transformer_engine": {"model"},
+    "flash_attn": {"model"},
+    "vllm": {"rollout"},
+    "math_verify": {"rewards"},
+}
+VLLM_FILES = {"rollout/colocated.py", "rollout/plugin.py"}
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports_of(path: Path) -> list[str]:
+    names = []
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.append(node.module)
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return names
+
+
+FILES = [path for path in sorted(PACKAGE.rglob("*.py")) if path.name != "__init__.py" or path.parent != PACKAGE]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_down_and_heavy_libraries_stay_in_their_rooms(path):
+    room, where = room_of(path), str(path.relative_to(PACKAGE))
+    assert room in FLOOR, f"{room} has no floor: add it to FLOORS and to docs"
+    for name in imports_of(path):
+        top, *rest = name.split(".")
+        if top == "megatron_eureka" and rest and rest[0] in FLOOR and rest[0] != room:
+            other = rest[0]
+            beside = any({room, other} <= rooms for rooms in TOGETHER)
+            assert FLOOR[other] < FLOOR[room] or beside, f"{where} imports {name}: not below {room}"
+        if top in HEAVY:
+            assert room in HEAVY[top], f"{where} imports {name}: not allowed in {room}"
+        if top == "vllm":
+            assert where in VLLM_FILES, f"{where} imports {name}: vLLM belongs in {sorted(VLLM_FILES)}"
+
+
+def test_every_room_is_on_a_floor_and_exists():
+    rooms = {room_of(path) for path in FILES}
+    assert rooms == set(FLOOR), f"only on disk: {rooms - set(FLOOR)}; only on a floor: {set(FLOOR) - rooms}"
