@@ -74,7 +74,9 @@ class HfWriter:
     Leaving the block without an error checks that every tensor came and renames; leaving it with one removes all.
     """
 
-    def __init__(self, folder: str | Path, like: str | Path, dtype: torch.dtype, max_shard_bytes: int) -> None:
+    def __init__(
+        self, folder: str | Path, like: str | Path, dtype: torch.dtype, max_shard_bytes: int = DEFAULT_SHARD_BYTES
+    ) -> None:
         self.folder, self.like, self.dtype = Path(folder), Path(like), dtype
         if dtype not in DTYPES:
             raise ValueError(f"Weights are written as one of {list(DTYPES)}, got {dtype}.")
