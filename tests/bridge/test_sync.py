@@ -15,9 +15,10 @@ from megatron_eureka.weights import hf_tensors, load_hf, save_hf
 from tests.bridge.trainers import grid, shards
 from tests.bridge.worker_state import worker_state
 from tests.ranks import run_ranks
-from tests.rollout.references import load_reference, make_prompt, noise, reference_logprobs, taken
+from tests.rollout.references import QUESTION, load_reference, make_prompt, noise, reference_logprobs, taken
 
 SEEN, NEW = noise(0), noise(1)
+LONG = QUESTION * 16  # more than a block of the KV cache (128 tokens on CPU), or nothing of it would be reused
 SAMPLING = SamplingOptions(max_tokens=24)
 
 
@@ -58,10 +59,12 @@ def checkpoints(tmp_path_factory):
 )
 def test_engines_follow_the_trainer(checkpoints, tmp_path, tied, trainer_tp, trainer_pp, engine_tp):
     folders, references = checkpoints[tied]
-    prompts = [make_prompt(folders[0], images, index=i) for i, images in enumerate([(), (SEEN,), (NEW,)])]
+    texts = LONG, QUESTION, QUESTION
     requests = tuple(
-        GenerateRequest(prompt, images, (1, 2)) for prompt, images in zip(prompts, [(), (SEEN,), (NEW,)], strict=True)
+        GenerateRequest(make_prompt(folders[0], images, text, index), images, (1, 2))
+        for index, (images, text) in enumerate(zip([(), (SEEN,), (NEW,)], texts, strict=True))
     )
+    assert requests[0].prompt.num_tokens > 128 + 16
     case = Case(*folders, references, trainer_tp, trainer_pp, engine_tp, requests, tmp_path / "export")
     updated = run_ranks(2, follow, case, timeout=200)
     fresh = run_ranks(2, start_fresh, case, timeout=200)
@@ -77,7 +80,7 @@ def follow(rank, world, case):
     tp_group, pp_group = grid(rank, case.trainer_tp, case.trainer_pp)
     info, parameters = shards(case.first, rank, case.trainer_tp, case.trainer_pp)
     tower = [name for name in hf_tensors(info) if name.startswith("visual.")]
-    options = EngineOptions(str(case.start), tp=case.engine_tp, max_model_tokens=256, frozen=tuple(tower))
+    options = EngineOptions(str(case.start), tp=case.engine_tp, max_model_tokens=400, frozen=tuple(tower))
     engine = ColocatedEngine(options)
     source = Recorded(
         parameters, info, tp_group=tp_group, pp_group=pp_group, bucket_bytes=100_000, frozen=frozenset(tower)
@@ -101,7 +104,7 @@ def follow(rank, world, case):
 def start_fresh(rank, world, case):
     from megatron_eureka.rollout.colocated import ColocatedEngine, EngineOptions
 
-    return worker_state(ColocatedEngine(EngineOptions(str(case.export), tp=case.engine_tp, max_model_tokens=256)))
+    return worker_state(ColocatedEngine(EngineOptions(str(case.export), tp=case.engine_tp, max_model_tokens=400)))
 
 
 def check(engine, case, folder, requests, version, moved_from=None):
@@ -170,7 +173,7 @@ def test_engine_that_starts_empty_waits_for_weights(checkpoints):
 def start_empty(rank, world, case):
     from megatron_eureka.rollout.colocated import ColocatedEngine, EngineOptions
 
-    engine = ColocatedEngine(EngineOptions(str(case.first), max_model_tokens=256, from_folder=False))
+    engine = ColocatedEngine(EngineOptions(str(case.first), max_model_tokens=400, from_folder=False))
     with pytest.raises(RuntimeError, match="has no usable weights"):
         engine.generate(case.requests, SAMPLING)
     info, parameters = shards(case.first, 0, 1, 1)
