@@ -50,9 +50,11 @@ def launch_ranks(arguments: Sequence[str], num_ranks: int) -> int:
             min_nodes=1,
             max_nodes=1,
             nproc_per_node=num_ranks,
+            run_id=f"megatron_eureka_{os.getpid()}",
             rdzv_backend="c10d",
             rdzv_endpoint="127.0.0.1:0",
             local_addr="127.0.0.1",
+            max_restarts=0,  # a failed run is resumed by the same command, not by itself
             monitor_interval=0.2,
             shutdown_timeout=SHUTDOWN_S,
         )

@@ -11,7 +11,7 @@ from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.config.schema import Config
 from megatron_eureka.evaluate.heldout import Evaluation, evaluate
 from megatron_eureka.log import logger
-from megatron_eureka.rewards import Scorer
+from megatron_eureka.rewards.scorer import Scorer
 from megatron_eureka.rollout.collect import Collected, Collector
 from megatron_eureka.rollout.colocated import ColocatedEngine, EngineOptions
 from megatron_eureka.rollout.suppress import stop_token_ids, suppressed_token_ids

@@ -78,7 +78,7 @@ class Run:
             return
         place = {id(sample): i for i, sample in enumerate(sample for group in trained for sample in group.samples)}
         with open(self.folder.rollouts / f"step_{step}.jsonl", "w", encoding="utf-8") as file:
-            for group in dict.fromkeys([*generated, *trained]):
+            for group in {id(group): group for group in (*generated, *trained)}.values():
                 for sample in group.samples:
                     index = place.get(id(sample))
                     record = {
