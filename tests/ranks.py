@@ -25,6 +25,7 @@ def _entry(rank: int, world: int, fn: Callable, args: tuple, folder: str) -> Non
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), LOCAL_WORLD_SIZE=str(world))
     try:
         dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
+        dist.barrier()  # a rank that is done before another has connected would look like a crash to it
         torch.save(fn(rank, world, *args), f"{folder}/{rank}.pt")
     except BaseException:  # whatever ends the rank is reported by name; it is raised again below
         # Written under a name that sorts by time, so that the failure that caused the others comes first.

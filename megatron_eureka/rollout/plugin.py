@@ -97,6 +97,8 @@ class ReceivingEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
         """
         for name, tensor in update_info.tensors:
             self.manifest.check(name, tuple(tensor.shape))
+            # As a load from disk would have it: some CPU kernels keep biases in float32 and would take more digits.
+            tensor = tensor.to(self.model_config.dtype)
             self.manifest.add(name, self.model.load_weights([(name, tensor)]))
 
     def finish_weight_update(self) -> None:

@@ -1,6 +1,6 @@
 """The whole way from a sharded trainer into running engines, against transformers and against fresh engines."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -82,6 +82,7 @@ def follow(rank, world, case):
     tower = [name for name in hf_tensors(info) if name.startswith("visual.")]
     options = EngineOptions(str(case.start), tp=case.engine_tp, max_model_tokens=400, frozen=tuple(tower))
     engine = ColocatedEngine(options)
+    check_shared_memory(engine)
     source = Recorded(
         parameters, info, tp_group=tp_group, pp_group=pp_group, bucket_bytes=100_000, frozen=frozenset(tower)
     )
@@ -99,6 +100,14 @@ def follow(rank, world, case):
     check(engine, case, case.second, case.requests, version=7)
     export_hf(source, case.export, case.start, is_writer=rank == 0)
     return worker_state(engine)
+
+
+def check_shared_memory(engine):
+    """Nothing is left in /dev/shm that a killed job would leave behind, or that another job could stumble over."""
+    from megatron_eureka.rollout import plugin
+
+    job = engine._llm.llm_engine.vllm_config.additional_config[plugin.JOB_KEY]
+    assert not list(Path("/dev/shm").glob(f"*{job}*"))
 
 
 def start_fresh(rank, world, case):
@@ -184,4 +193,22 @@ def start_empty(rank, world, case):
     with pytest.raises(RuntimeError, match=r"rank 0: .*lacks 1 of 69 tensors, among them \['model.norm.weight'\]"):
         engine.update_weights(lacking)
     with pytest.raises(RuntimeError, match="has no usable weights"):
-        engine.generate([replace(case.requests[0])], SAMPLING)
+        engine.generate(case.requests, SAMPLING)
+
+
+@pytest.mark.slow
+def test_bf16_engine_of_an_fp32_trainer_equals_a_fresh_one(checkpoints):
+    (start, first, _), _ = checkpoints[True]
+    updated = run_ranks(1, bf16_state, start, first, timeout=100)[0]
+    fresh = run_ranks(1, bf16_state, first, None, timeout=100)[0]
+    assert [name for name in fresh if not torch.equal(updated[name], fresh[name])] == []
+
+
+def bf16_state(rank, world, folder, update_from):
+    from megatron_eureka.rollout.colocated import ColocatedEngine, EngineOptions
+
+    engine = ColocatedEngine(EngineOptions(str(folder), dtype="bfloat16", max_model_tokens=256))
+    if update_from:
+        info, parameters = shards(update_from, 0, 1, 1)
+        engine.update_weights(ShardedSource(parameters, info))
+    return worker_state(engine)
