@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import warnings
 
 logger = logging.getLogger("megatron_eureka")
 
@@ -19,6 +20,9 @@ def setup_logging(level: int = logging.INFO) -> None:
     """Send the package's log to standard error, once a process."""
     if logger.handlers:
         return
+    # Said at every start by every rank about what a machine without CUDA does not have, or by one library of another.
+    for module in ("megatron", "torch", "vllm", "transformers"):
+        warnings.filterwarnings("ignore", module=rf"{module}\b")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_RankPrefix("%(message)s"))
     logger.addHandler(handler)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -17,6 +18,8 @@ from megatron_eureka.log import logger
 from megatron_eureka.rl.filters import verdict
 from megatron_eureka.rollout.protocol import Engine, GenerateRequest, Refusal, SamplingOptions, sampling_seed
 from megatron_eureka.types import Group, Prompt, Sample
+
+Timer = Callable[[str], AbstractContextManager]
 
 
 class Scores(Protocol):
@@ -41,12 +44,14 @@ def sample_groups(
     prompts: Sequence[Prompt],
     seeds: Sequence[tuple[int, ...]],
     sampling: SamplingOptions,
+    timer: Timer = nullcontext,
 ) -> list[Group | Refusal]:
     """Responses to all prompts, each engine generating and scoring its share; a collective over the whole job.
 
     Args:
         prompts: the same list on every rank.
         seeds: for each prompt one seed a response.
+        timer: times what is under it, by name: "rollout" and "reward".
 
     Returns:
         one entry a prompt, in order, the same on every rank.
@@ -55,13 +60,15 @@ def sample_groups(
     requests = [
         GenerateRequest(prompts[i], tuple(store.image(key) for key in prompts[i].images), seeds[i]) for i in mine
     ]
-    outputs = engine.generate(requests, sampling)
-    leads = dist.get_rank() % (dist.get_world_size() // engine.num_engines) == 0
-    found: dict[int, Group | Refusal] | None = None
-    if leads:  # the other ranks of the engine have drawn the same tokens
-        found = dict(zip(mine, _scored(scorer, [prompts[i] for i in mine], outputs), strict=True))
-    shares: list[dict[int, Group | Refusal] | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(shares, found)
+    with timer("rollout"):
+        outputs = engine.generate(requests, sampling)
+    with timer("reward"):  # the slowest engine's share of the waiting is in here
+        leads = dist.get_rank() % (dist.get_world_size() // engine.num_engines) == 0
+        found: dict[int, Group | Refusal] | None = None
+        if leads:  # the other ranks of the engine have drawn the same tokens
+            found = dict(zip(mine, _scored(scorer, [prompts[i] for i in mine], outputs), strict=True))
+        shares: list[dict[int, Group | Refusal] | None] = [None] * dist.get_world_size()
+        dist.all_gather_object(shares, found)
     merged = {index: result for share in shares if share for index, result in share.items()}
     return [merged[index] for index in range(len(prompts))]
 
@@ -102,9 +109,10 @@ class Collector:
         store: ImageStore,
         prompts: Sequence[Prompt],
         stream: PromptStream,
+        timer: Timer = nullcontext,
     ):
         self.config, self.engine, self.scorer, self.store = config, engine, scorer, store
-        self.prompts, self.stream = prompts, stream
+        self.prompts, self.stream, self.timer = prompts, stream, timer
         self.surplus: list[Group] = []  # groups that passed the filter and found no place yet
 
     def collect(self, step: int) -> Collected:
@@ -144,7 +152,7 @@ class Collector:
         ]
         prompts = [self.prompts[index] for _, index in draws]
         sampling = SamplingOptions.from_config(self.config)
-        results = sample_groups(self.engine, self.scorer, self.store, prompts, seeds, sampling)
+        results = sample_groups(self.engine, self.scorer, self.store, prompts, seeds, sampling, self.timer)
         for refusal in (result for result in results if isinstance(result, Refusal)):
             counters["rollout/refused"] += 1
             logger.warning("step %d: prompt %s was refused: %s", step, refusal.prompt_id, refusal.reason)

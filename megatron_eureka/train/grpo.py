@@ -69,7 +69,8 @@ def open_session(config: Config, name: str) -> Session:
     run = open_run(config, name, data, layout, process_groups, banned)
     logger.info("starting %d engines of tp %d", layout.world_size // config.rollout.tp, config.rollout.tp)
     engine = ColocatedEngine(EngineOptions.from_config(config))
-    collector = Collector(config, engine, scorer, data.store, data.train.prompts, new_stream(config, data.train))
+    stream = new_stream(config, data.train)
+    collector = Collector(config, engine, scorer, data.store, data.train.prompts, stream, run.timers)
     session = Session(run, engine, scorer, collector, data)
     progress = run.resume()
     if progress is not None:
@@ -81,10 +82,9 @@ def open_session(config: Config, name: str) -> Session:
 
 def collect(session: Session, step: int) -> Collected:
     """Generate, score and filter until the step's batch is full."""
-    with session.run.timers("rollout"):
-        session.engine.wake(("kv_cache",))
-        collected = session.collector.collect(step)
-        session.engine.sleep()
+    session.engine.wake(("kv_cache",))
+    collected = session.collector.collect(step)
+    session.engine.sleep()
     return collected
 
 
