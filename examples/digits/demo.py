@@ -51,14 +51,15 @@ def run_demo(folder: Path, layout: str, seed: int, overrides: list[str] | None =
     data = write_data(folder / "data", seed)
     model = make_model(folder / "model", num_layers=4, seed=seed, corpus=corpus())
     shared = [f"logging.root={folder}", f"train.seed={seed}"]
-    _stage("sft", [f"data.train=[{data}/sft.jsonl]", f"model.path={model}", "logging.name=sft", *shared])
+    run_stage("sft", [f"data.train=[{data}/sft.jsonl]", f"model.path={model}", "logging.name=sft", *shared])
     rl_data = [f"data.train=[{data}/train.jsonl]", f"evaluation.data=[{data}/heldout.jsonl]"]
     start = [f"model.path={folder}/sft/export", "logging.name=grpo"]
-    _stage("grpo", [*rl_data, *start, *shared, *LAYOUTS[layout], *(overrides or [])])
+    run_stage("grpo", [*rl_data, *start, *shared, *LAYOUTS[layout], *(overrides or [])])
     return folder / "grpo"
 
 
-def _stage(name: str, overrides: list[str]) -> None:
+def run_stage(name: str, overrides: list[str]) -> None:
+    """Run "sft" or "grpo" with its shipped config and these changes; SystemExit when it fails, which it explains."""
     command = {"sft": "sft", "grpo": "train"}[name]
     print(f"\n== {name} ==", flush=True)
     config = ROOT / "configs" / "digits" / f"{name}.yaml"
