@@ -11,15 +11,14 @@ import os
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
 from megatron_eureka.config.model_info import ModelInfo
-from megatron_eureka.config.schema import Config
 from megatron_eureka.rollout.isolation import set_environment, torch_state_kept
+from megatron_eureka.rollout.options import EngineOptions
 from megatron_eureka.rollout.protocol import GenerateRequest, Refusal, SamplingOptions, WeightSource
 from megatron_eureka.rollout.suppress import stop_token_ids, suppressed_token_ids
 from megatron_eureka.types import Sample
@@ -33,43 +32,6 @@ from vllm.outputs import CompletionOutput, RequestOutput  # noqa: E402
 from megatron_eureka.rollout.plugin import BACKEND, CPU_WORKER, JOB_KEY, register  # noqa: E402
 
 UPDATE_PART_BYTES = 64 << 20  # of weights handed to the worker in one call
-
-
-@dataclass(frozen=True)
-class EngineOptions:
-    """What an engine is built from."""
-
-    model: str  # Hugging Face folder
-    tp: int = 1
-    dtype: str = "float32"  # a torch name
-    max_model_tokens: int = 2048  # prompt, expanded, and response
-    max_num_seqs: int = 256
-    max_images: int = 8  # of one prompt
-    max_pixels: int = 640 * 28 * 28
-    kv_cache_bytes: int = 64 << 20  # CPU
-    gpu_memory_utilization: float = 0.3  # CUDA
-    seed: int = 0
-    from_folder: bool = True  # False: start with arbitrary weights and wait for the first update
-    frozen: tuple[str, ...] = ()  # Hugging Face tensors that only a complete update brings
-
-    @classmethod
-    def from_config(cls, config: Config, **changes: object) -> EngineOptions:
-        """The options of a run; the frozen tower's tensors are left out of updates after the first."""
-        rollout, info = config.rollout, ModelInfo.from_folder(config.model.path)
-        tower = (name for name in hf_tensors(info) if name.startswith("visual."))
-        values = {
-            "model": config.model.path,
-            "tp": rollout.tp,
-            "dtype": {"fp32": "float32", "bf16": "bfloat16"}[config.precision.dtype],
-            "max_model_tokens": config.data.max_prompt_tokens + rollout.max_response_tokens,
-            "max_num_seqs": rollout.max_num_seqs,
-            "max_pixels": config.data.max_pixels,
-            "kv_cache_bytes": rollout.kv_cache_mib << 20,
-            "gpu_memory_utilization": rollout.gpu_memory_utilization,
-            "seed": config.train.seed,
-            "frozen": tuple(tower) if config.model.freeze_vision else (),
-        }
-        return cls(**(values | changes))
 
 
 class ColocatedEngine:
@@ -170,7 +132,7 @@ class ColocatedEngine:
 
     def _receive(self, stream: Iterator[tuple[str, torch.Tensor]]) -> str | None:
         """Start, update part by part, finish, drop what old weights computed. Returns why it failed, if it did."""
-        tower_changed, stream_error = False, None
+        tower_changed = False
         try:
             with self._vllm("failed to update its weights"):
                 self._llm.start_weight_update()
@@ -178,12 +140,13 @@ class ColocatedEngine:
                     tower_changed |= any(name.startswith("visual.") for name, _ in part)
                     self._llm.update_weights({"update_info": {"tensors": part}})
                 self._llm.finish_weight_update()
-                self._llm.reset_prefix_cache()
+                if not self._llm.reset_prefix_cache():
+                    raise RuntimeError("the prefix cache of the old weights is still in use")
                 if tower_changed:
                     self._llm.llm_engine.reset_encoder_cache()
         except RuntimeError as error:
-            stream_error = f"{error}"
-        return stream_error
+            return str(error)
+        return None
 
     def _refuse(self, request: GenerateRequest, sampling: SamplingOptions) -> Refusal | None:
         prompt = request.prompt

@@ -4,7 +4,6 @@ import pytest
 
 from examples.digits.model import make_model
 
-
 SIZES = {"std": 0.15, "hidden_size": 256, "num_heads": 8, "num_kv_heads": 4}  # TP 4 cuts four key-value heads
 
 
