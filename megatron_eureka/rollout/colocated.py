@@ -50,6 +50,7 @@ class ColocatedEngine:
         self.policy_version = 0
         self._rank, self._on_cpu = rank, not torch.cuda.is_available()
         self._usable, self._update_complete = options.from_folder, False
+        self._asleep: set[str] = set()  # of "weights" and "kv_cache"; CUDA only
         self._info = ModelInfo.from_folder(options.model)
         register()
         with self._vllm("did not start"):
@@ -124,11 +125,14 @@ class ColocatedEngine:
         """Give GPU memory to the trainer: weights move to host memory, the KV cache is dropped."""
         if not self._on_cpu:
             self._llm.sleep(level=1)
+            self._asleep = {"weights", "kv_cache"}
 
     def wake(self, tags: tuple[str, ...] = ("weights", "kv_cache")) -> None:
-        """Take GPU memory back for `tags`."""
-        if not self._on_cpu:
-            self._llm.wake_up(tags=list(tags))
+        """Take GPU memory back for those of `tags` that are asleep."""
+        wanted = [tag for tag in tags if tag in self._asleep]
+        if wanted:  # vLLM wakes nothing at all when it is asked for one that is awake
+            self._llm.wake_up(tags=wanted)
+            self._asleep -= set(wanted)
 
     def _receive(self, stream: Iterator[tuple[str, torch.Tensor]]) -> str | None:
         """Start, update part by part, finish, drop what old weights computed. Returns why it failed, if it did."""

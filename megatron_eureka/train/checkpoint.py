@@ -13,10 +13,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from megatron.core import dist_checkpointing
-from megatron.core.optimizer import ChainedOptimizer
 
 from megatron_eureka.parallel import cpu_shim
-from megatron_eureka.train.policy import Policy
+from megatron_eureka.train.policy import Policy, torch_adams
 
 # Optimizer shards follow this layout; moving them to another one is a different (slower) form.
 _OPTIMIZER_FORM = {"distrib_optim_sharding_type": "dp_reshardable"}
@@ -87,16 +86,9 @@ def load(policy: Policy, folder: Path) -> dict[str, Any]:
     return loaded["progress"]
 
 
-def _torch_adams(policy: Policy) -> list[torch.optim.Optimizer]:
-    """The torch optimizers inside Megatron-Core's; empty where Transformer Engine's fused Adam is used instead."""
-    optimizer = policy.optimizer
-    parts = optimizer.chained_optimizers if isinstance(optimizer, ChainedOptimizer) else [optimizer]
-    return [part.optimizer for part in parts if isinstance(part.optimizer, torch.optim.Adam)]
-
-
 def _allocate_adam_state(policy: Policy) -> None:
     """torch's Adam allocates at its first step; Megatron-Core's loader wants the tensors to be there."""
-    for adam in _torch_adams(policy):
+    for adam in torch_adams(policy.optimizer):
         for group in adam.param_groups:
             for parameter in group["params"]:
                 if not adam.state[parameter]:
@@ -109,6 +101,6 @@ def _set_adam_step(policy: Policy, step: float) -> None:
 
     Megatron-Core's loader leaves one shared tensor, which torch's Adam would count up once for each parameter.
     """
-    for adam in _torch_adams(policy):
+    for adam in torch_adams(policy.optimizer):
         for state in adam.state.values():
             state["step"] = torch.tensor(float(step))

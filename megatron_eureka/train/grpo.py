@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -82,10 +84,24 @@ def open_session(config: Config, name: str) -> Session:
 
 def collect(session: Session, step: int) -> Collected:
     """Generate, score and filter until the step's batch is full."""
-    session.engine.wake(("kv_cache",))
-    collected = session.collector.collect(step)
+    with engine_turn(session):
+        return session.collector.collect(step)
+
+
+@contextmanager
+def engine_turn(session: Session) -> Iterator[None]:
+    """GPU memory is the engine's inside and the trainer's afterwards; nothing moves without CUDA.
+
+        weights awake -> sync -> trainer off-loads -> KV cache awake -> generate -> engine sleeps -> trainer restores
+
+    The first two are `push_weights`; where no sync came before, the weights wake together with the KV cache. Not yet
+    run on a GPU.
+    """
+    session.run.policy.offload()
+    session.engine.wake(("weights", "kv_cache"))
+    yield
     session.engine.sleep()
-    return collected
+    session.run.policy.restore()
 
 
 def make_batches(session: Session, collected: Collected) -> list[UpdateBatch]:
@@ -128,7 +144,7 @@ def num_updates(config: Config) -> int:
 
 
 def push_weights(session: Session) -> None:
-    """Give the new weights to the engines."""
+    """Give the new weights to the engines; their own stay awake for `engine_turn`."""
     with session.run.timers("sync"):
         session.engine.wake(("weights",))
         session.engine.update_weights(session.run.weight_source)
@@ -168,10 +184,8 @@ def evaluate_if(session: Session, step: int, due: bool) -> None:
     run, prompts = session.run, session.data.heldout
     if not due or not prompts:
         return
-    with run.timers("evaluation"):
-        session.engine.wake(("kv_cache",))
+    with run.timers("evaluation"), engine_turn(session):
         result = evaluate(run.config, session.engine, session.scorer, session.data.store, prompts)
-        session.engine.sleep()
     session.evaluations[step] = result
     if run.is_main:
         result.write(run.folder.path / "evaluation" / f"step_{step}.jsonl")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 import torch.distributed as dist
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
-from megatron.core.optimizer import MegatronOptimizer, OptimizerConfig, get_megatron_optimizer
+from megatron.core.optimizer import ChainedOptimizer, MegatronOptimizer, OptimizerConfig, get_megatron_optimizer
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.process_groups_config import ProcessGroupCollection
 
@@ -64,6 +64,35 @@ class Policy:
     def weights(self) -> dict[str, torch.nn.Parameter]:
         """This rank's parameters under their global names."""
         return named_weights(self.model)
+
+    def offload(self) -> None:
+        """Give GPU memory to the engine: gradient buffers are freed, optimizer state and main weights go to the host.
+
+        The parameters stay. Nothing happens without CUDA. Not yet run on a GPU.
+        """
+        if not torch.cuda.is_available():
+            return
+        self.optimizer.zero_grad()  # what it holds are views of the buffers that go
+        for chunk in self.chunks:
+            chunk.offload_grad_buffers()
+        self.optimizer.offload_to_cpu()
+
+    def restore(self) -> None:
+        """Take back what `offload` gave away; gradients are zero. Nothing without CUDA. Not yet run on a GPU."""
+        if not torch.cuda.is_available():
+            return
+        self.optimizer.restore_from_cpu()
+        for adam in torch_adams(self.optimizer):
+            for state in adam.state.values():  # torch keeps the counters on the host, or it reads each from the GPU
+                state["step"] = state["step"].cpu()
+        for chunk in self.chunks:
+            chunk.restore_grad_buffers()
+
+
+def torch_adams(optimizer: MegatronOptimizer) -> list[torch.optim.Optimizer]:
+    """The torch optimizers inside Megatron-Core's; empty where Transformer Engine's fused Adam is used instead."""
+    parts = optimizer.chained_optimizers if isinstance(optimizer, ChainedOptimizer) else [optimizer]
+    return [part.optimizer for part in parts if isinstance(part.optimizer, torch.optim.Adam)]
 
 
 def build_policy(
