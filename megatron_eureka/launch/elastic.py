@@ -31,8 +31,8 @@ def is_rank() -> bool:
     return False
 
 
-def launch_ranks(arguments: Sequence[str], num_ranks: int) -> int:
-    """Run `python -m megatron_eureka ARGUMENTS` on `num_ranks` ranks of this machine and wait for them.
+def launch_ranks(arguments: Sequence[str], num_ranks: int, module: str = "megatron_eureka") -> int:
+    """Run `python -m MODULE ARGUMENTS` on `num_ranks` ranks of this machine and wait for them.
 
     Returns:
         the exit code: 0, or that of the failure, whose cause has been written to standard error.
@@ -59,7 +59,7 @@ def launch_ranks(arguments: Sequence[str], num_ranks: int) -> int:
             shutdown_timeout=SHUTDOWN_S,
         )
         try:
-            elastic_launch(config, sys.executable)("-m", "megatron_eureka", *arguments)
+            elastic_launch(config, sys.executable)("-m", module, *arguments)
         except ChildFailedError as error:
             code, text = blame({rank: failure.exitcode for rank, failure in error.failures.items()}, Path(errors))
             sys.stderr.write(text)

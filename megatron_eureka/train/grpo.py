@@ -161,6 +161,7 @@ def log(
     """Metrics, rollouts and the console line of a step."""
     run = session.run
     metrics = {name: sum(each[name] for each in updates) / len(updates) for name in updates[0]}
+    metrics["actor/log_ratio_max/first"] = updates[0]["actor/log_ratio_max"]  # 0 when old log-probs are this policy's
     metrics |= rollout_metrics(collected, torch.cat([batch.advantages for batch in batches]))
     metrics |= vision_metrics(run.policy, session.images_asked)
     metrics |= {f"reward/{name}": float(count) for name, count in session.scorer.counters.items()}

@@ -1,0 +1,82 @@
+"""The command line with a fault in one rank: FAULT="where:call:rank:what" happens at the n-th call of a function.
+
+Started by tests in place of `python -m megatron_eureka`; everything else is the real program.
+"""
+
+import os
+import signal
+import sys
+import time
+
+import megatron_eureka  # noqa: F401  (before transformers)
+
+# isort: split
+from megatron_eureka import cli
+from megatron_eureka.launch import elastic
+
+
+def target(where: str):
+    """(owner, attribute) of the function in which the fault happens."""
+    if where == "generate":
+        from megatron_eureka.rollout.colocated import ColocatedEngine
+
+        return ColocatedEngine, "generate"
+    if where == "update":
+        from megatron_eureka.train import update
+
+        return update, "update"
+    if where == "fit":
+        from megatron_eureka.train import sft
+
+        return sft, "fit"
+    if where == "vllm":
+        from megatron_eureka.rollout import colocated
+
+        return colocated.LLM, "generate"
+    if where == "save":  # the files are written, the folder does not have its final name yet
+        from megatron_eureka.train import checkpoint
+
+        return checkpoint.dist_checkpointing, "save"
+    raise ValueError(where)
+
+
+def act(what: str) -> None:
+    """Die, raise or hang."""
+    if what == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if what == "raise":
+        raise RuntimeError("a fault was asked for")
+    if what == "full":
+        raise OSError(28, "No space left on device")
+    time.sleep(600)
+
+
+def install(fault: str) -> None:
+    where, call, rank, what = fault.split(":")
+    if os.environ.get("RANK") != rank:
+        return
+    owner, name = target(where)
+    original, calls = getattr(owner, name), [0]
+
+    def faulty(*args, **kwargs):
+        calls[0] += 1
+        due = calls[0] == int(call)
+        if due and where != "save":
+            act(what)
+        result = original(*args, **kwargs)
+        if due and where == "save":
+            act(what)
+        return result
+
+    setattr(owner, name, faulty)
+
+
+if __name__ == "__main__":
+    if elastic.is_rank():
+        original_run_rank = cli.run_rank
+        cli.run_rank = lambda body: original_run_rank(lambda: (install(os.environ["FAULT"]), body()))
+    else:
+        original_launch = cli.launch_ranks
+        cli.launch_ranks = lambda arguments, num_ranks: original_launch(arguments, num_ranks, "tests.train.faulty")
+    sys.argv[0] = "megatron-eureka"
+    cli.main()

@@ -1,0 +1,110 @@
+"""Whole GRPO runs from the command line: what they log, and that one which was killed ends as one which was not."""
+
+import json
+
+import pytest
+import torch
+
+from tests.train.runs import run
+
+pytestmark = pytest.mark.slow
+
+# Times and what follows from them differ between any two runs.
+TIMED = ("timing_s/", "perf/")
+
+
+def comparable(metrics: list[dict]) -> dict[tuple[int, str], float]:
+    return {
+        (line["step"], name): value
+        for line in metrics
+        for name, value in line.items()
+        if name != "step" and not name.startswith(TIMED)
+    }
+
+
+@pytest.fixture(scope="module")
+def straight(job):
+    """A run that nobody disturbed."""
+    result = run("train", job.options("straight", checkpoint__export="true"))
+    assert result.returncode == 0, result.stderr
+    return job.metrics("straight"), result.stderr
+
+
+def test_a_run_logs_what_it_did(job, straight):
+    metrics, console = straight
+    steps = [line for line in metrics if "reward/total/mean" in line]
+    assert [line["step"] for line in steps] == [1, 2, 3, 4]
+    for name in ("rollout", "reward", "old_logprob", "update", "sync", "step"):
+        assert all(line[f"timing_s/{name}"] > 0 for line in steps), name
+    assert all(line["actor/grad_norm"] > 0 for line in steps)
+    assert "step 4/4 | reward" in console and "left" in console
+    folder = job.run_folder("straight")
+    assert {"config.yaml", "metrics.jsonl", "rollouts", "checkpoints", "export", "finished.json"} <= {
+        path.name for path in folder.iterdir()
+    }
+    assert any((folder / "tensorboard").iterdir())
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["step_2", "step_4"]
+    records = [json.loads(line) for line in (folder / "rollouts" / "step_1.jsonl").read_text("utf-8").splitlines()]
+    assert len(records) == 16 and all(record["advantage"] is not None for record in records)
+
+
+def test_the_first_update_of_a_step_is_on_policy_bitwise(straight):
+    """Old and new log-probs come from the same rows under the same weights: their difference is exactly zero."""
+    steps = [line for line in straight[0] if "actor/log_ratio_max/first" in line]
+    assert len(steps) == 4
+    assert all(line["actor/log_ratio_max/first"] == 0.0 for line in steps)
+    assert any(line["actor/log_ratio_max"] > 0.0 for line in steps)  # the second update is off policy, and it shows
+
+
+def test_the_engine_samples_from_the_policy_that_is_trained(straight):
+    """After every sync: float32 rounding between two programs, not an update behind (which moves them by 1e-2)."""
+    steps = [line for line in straight[0] if "rollout_corr/probs_diff_max" in line]
+    assert all(line["rollout_corr/probs_diff_max"] < 1e-4 for line in steps)
+    assert [line["rollout/policy_version"] for line in steps] == [1, 2, 3, 4]
+
+
+def test_each_distinct_image_goes_through_the_frozen_tower_once(straight):
+    steps = [line for line in straight[0] if "vision/tower_passes" in line]
+    assert all(line["vision/tower_passes"] == line["vision/distinct_images"] > 0 for line in steps)
+
+
+def test_the_export_loads_and_has_the_trained_weights(job, straight):
+    from transformers import AutoProcessor, AutoTokenizer, Qwen2_5_VLForConditionalGeneration
+
+    export = job.run_folder("straight") / "export"
+    before = Qwen2_5_VLForConditionalGeneration.from_pretrained(job.folder / "model", dtype=torch.float32).state_dict()
+    after = Qwen2_5_VLForConditionalGeneration.from_pretrained(export, dtype=torch.float32).state_dict()
+    assert before.keys() == after.keys()
+    frozen = [name for name in before if ".visual." in name]
+    assert frozen and all(torch.equal(before[name], after[name]) for name in frozen)
+    assert all(not torch.equal(before[name], after[name]) for name in before if ".visual." not in name)
+    assert AutoTokenizer.from_pretrained(export).chat_template
+    assert AutoProcessor.from_pretrained(export).image_processor.patch_size == 14
+
+
+def test_a_run_killed_in_a_rollout_an_update_and_a_save_ends_the_same(job, straight):
+    """One run, killed three times: before any checkpoint, between two, and while the second is being written."""
+    for fault, message in (
+        ("generate:3:1:kill", "rank 1 was ended by SIGKILL"),  # 1: evaluation, 2: step 1, 3: step 2
+        ("update:6:1:kill", "rank 1 was ended by SIGKILL"),  # two updates a step: step 3, after the checkpoint of 2
+        ("save:1:0:kill", "rank 0 was ended by SIGKILL"),  # resumed after 2: the checkpoint of step 4
+    ):
+        result = run("train", job.options("killed"), fault)
+        assert result.returncode == 1 and message in result.stderr, result.stderr
+    saved = sorted(path.name for path in (job.run_folder("killed") / "checkpoints").iterdir())
+    assert saved == ["step_2", "step_4.tmp"]
+    result = run("train", job.options("killed"))
+    assert result.returncode == 0, result.stderr
+    assert "after step 2" in result.stderr
+    resumed, expected = comparable(job.metrics("killed")), comparable(straight[0])
+    assert resumed.keys() == expected.keys()
+    for key, value in expected.items():
+        assert resumed[key] == pytest.approx(value, abs=1e-5), key  # float32 sums; in practice the bits are the same
+    assert (job.run_folder("killed") / "finished.json").exists()
+
+
+def test_a_finished_run_is_not_touched(job, straight):
+    before = (job.run_folder("straight") / "metrics.jsonl").read_bytes()
+    result = run("train", job.options("straight"))
+    assert result.returncode == 2 and "is finished" in result.stderr
+    assert (job.run_folder("straight") / "metrics.jsonl").read_bytes() == before
