@@ -15,6 +15,7 @@ import torch.distributed as dist
 from megatron.core import dist_checkpointing
 
 from megatron_eureka.parallel import cpu_shim
+from megatron_eureka.train.checkpoint_writer import InProcessSaveStrategy
 from megatron_eureka.train.policy import Policy, torch_adams
 
 # Optimizer shards follow this layout; moving them to another one is a different (slower) form.
@@ -47,7 +48,7 @@ def save(policy: Policy, folder: Path, progress: dict[str, Any], keep: int) -> N
     dist.barrier()
     with cpu_shim.cuda_method_stays():
         state = _state(policy, is_loading=False)
-        dist_checkpointing.save({**state, "progress": progress}, str(temporary))
+        dist_checkpointing.save({**state, "progress": progress}, str(temporary), InProcessSaveStrategy())
     dist.barrier()
     if dist.get_rank() == 0:
         shutil.rmtree(folder, ignore_errors=True)
