@@ -84,6 +84,9 @@ class Reward(Section):
     timeout_s: PositiveFloat = Field(5.0, description="Time limit of one verification, seconds; a time-out scores 0.")
     workers: PositiveInt = Field(2, description="Verifier processes a node.")
     functions: list[str] = Field([], description="User rewards, `path/to/file.py:name`, added to the total.")
+    function_timeout_s: PositiveFloat = Field(
+        60.0, description="Time limit of one call of a user reward (a whole batch), seconds."
+    )
     shuffle: bool = Field(False, description="Control experiment: permute the rewards over the whole batch.")
 
 

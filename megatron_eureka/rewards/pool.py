@@ -28,6 +28,7 @@ VERIFIER = Path(__file__).with_name("accuracy.py")
 START_LIMIT_S = 120.0
 MAX_FAILED_STARTS = 3
 MAX_LOGGED = 20
+MEMORY_BYTES = 4 << 30  # 9^9^9^9 must end in an error, not in the machine's last byte
 
 
 @dataclass(frozen=True)
@@ -45,13 +46,17 @@ class VerifierPool:
         workers: number of processes; they start at the first call.
         timeout_s: limit of one call; the worker is then killed and replaced.
         verifier: the file whose functions are called.
+        memory_bytes: address space of a process; 0: no limit.
     """
 
-    def __init__(self, workers: int, timeout_s: float, verifier: str | Path = VERIFIER):
+    def __init__(
+        self, workers: int, timeout_s: float, verifier: str | Path = VERIFIER, memory_bytes: int = MEMORY_BYTES
+    ):
         self.counters = {"timeouts": 0, "errors": 0}
         self._num_workers = workers
         self._timeout_s = timeout_s
         self._verifier = str(verifier)
+        self._memory_bytes = memory_bytes
         self._lock = threading.Lock()
         self._workers: list[_Worker] = []
         self._pid = os.getpid()
@@ -70,7 +75,7 @@ class VerifierPool:
             job = _Job(calls)
             while job.waiting or any(worker.call is not None for worker in self._workers):
                 while len(self._workers) < min(self._num_workers, len(calls)):
-                    self._workers.append(_Worker(self._verifier))
+                    self._workers.append(_Worker(self._verifier, self._memory_bytes))
                 for worker in self._workers:
                     if worker.ready and worker.call is None and job.waiting:
                         worker.send(job.waiting.popleft(), calls, self._timeout_s)
@@ -144,9 +149,9 @@ class _Job:
 class _Worker:
     """One process and the call it works on."""
 
-    def __init__(self, verifier: str):
+    def __init__(self, verifier: str, memory_bytes: int):
         self.process = subprocess.Popen(
-            [sys.executable, str(WORKER), verifier],
+            [sys.executable, str(WORKER), verifier, str(memory_bytes)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C is for the trainer, which then closes its workers

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from megatron_eureka.rewards.format import score_format
 from megatron_eureka.rewards.pool import VerifierPool
-from megatron_eureka.rewards.user import call_function, load_function
+from megatron_eureka.rewards.user import UserReward
 
 if TYPE_CHECKING:
     from megatron_eureka.config.schema import Reward
@@ -21,9 +21,10 @@ class Scorer:
 
     def __init__(self, options: Reward):
         self.options = options
-        self._functions = [load_function(reference) for reference in options.functions]
         self._pool = VerifierPool(options.workers, options.timeout_s)
         self.counters = self._pool.counters
+        limit = options.function_timeout_s
+        self._users = [UserReward(reference, limit, self.counters) for reference in options.functions]
 
     def score(self, prompts: list[str], responses: list[str], labels: list[str]) -> list[dict[str, float]]:
         """Rewards of each sample: accuracy (0 or 1), format (0 or 1), the user's components, and total.
@@ -38,7 +39,7 @@ class Scorer:
             pair: outcome.value if outcome.status == "ok" else 0.0
             for pair, outcome in zip(distinct, outcomes, strict=True)
         }
-        users = [call_function(each, prompts, responses, labels, self.counters) for each in self._functions]
+        users = [user.score(prompts, responses, labels) for user in self._users]
         components = {name: 0.0 for user in users for sample in user for name in sample}
         rewards = []
         for index, pair in enumerate(pairs):
@@ -59,7 +60,8 @@ class Scorer:
 
     def close(self) -> None:
         """End the worker processes."""
-        self._pool.close()
+        for owner in (self._pool, *self._users):
+            owner.close()
 
     def __enter__(self) -> Scorer:
         return self

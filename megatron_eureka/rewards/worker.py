@@ -1,7 +1,8 @@
 """The program of one verifier process: reads calls from standard input, writes results to standard output.
 
-`python worker.py MODULE_FILE`. A call is a JSON line [function name, arguments]; an answer is a JSON line ["ok", value]
-or ["error", text]. It is started as a file, not as part of the package, so it loads math-verify and nothing else.
+`python worker.py MODULE_FILE MEMORY_BYTES`. A call is a JSON line [function name, arguments]; an answer is a JSON line
+["ok", value] or ["error", text]. It is started as a file, not as part of the package, so it loads what it verifies with
+and nothing else.
 """
 
 import importlib.util
@@ -12,38 +13,44 @@ import resource
 import select
 import sys
 
-MEMORY_BYTES = 4 << 30  # 9^9^9^9 must end in an error, not in the machine's last byte
 PARENT_CHECK_S = 5.0
 
 
-def serve(module_file: str) -> None:
+def serve(module_file: str, memory_bytes: int) -> None:
     """Answer calls until the input closes or the parent is gone."""
     # Results have the real standard output for themselves; what the verifier prints goes to standard error.
     output = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    if memory_bytes:
+        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    sys.path.insert(0, os.path.dirname(os.path.abspath(module_file)))  # a user's file may import its neighbours
     logging.getLogger("math_verify").setLevel(logging.ERROR)
     parent = os.getppid()
     spec = importlib.util.spec_from_file_location("verifier", module_file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    _answer(output, ["ready", None])
+    _answer(output, json.dumps(["ready", None]))
     while True:
         line = _read_line(parent)
         if not line:
             return
         name, arguments = json.loads(line)
         try:
-            result = ["ok", getattr(module, name)(*arguments)]
+            answer = json.dumps(["ok", getattr(module, name)(*arguments)], default=_plain)
         # Whatever a verifier raises on hostile text costs that sample its point and nothing else.
         except Exception as error:
-            result = ["error", f"{type(error).__name__}: {str(error)[:300]}"]
-        _answer(output, result)
+            answer = json.dumps(["error", f"{type(error).__name__}: {str(error)[:300]}"])
+        _answer(output, answer)
 
 
-def _answer(output, result: list) -> None:
-    output.write(json.dumps(result) + "\n")
+def _answer(output, text: str) -> None:
+    output.write(text + "\n")
     output.flush()
+
+
+def _plain(value):
+    """Arrays as lists and other libraries' numbers as numbers."""
+    return value.tolist() if hasattr(value, "tolist") else float(value)
 
 
 _pending = b""
@@ -66,4 +73,4 @@ def _read_line(parent: int) -> bytes:
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1])
+    serve(sys.argv[1], int(sys.argv[2]))

@@ -70,6 +70,28 @@ def test_user_functions_add_to_the_total(tmp_path):
         assert scorer.counters["errors"] == 1
 
 
+def test_a_user_function_that_hangs_costs_its_samples_and_no_more(tmp_path):
+    file = tmp_path / "slow.py"
+    file.write_text(
+        "import time\n"
+        "def slow(prompts, responses, labels):\n"
+        "    if 'wait' in responses:\n        time.sleep(60)\n"
+        "    return {'quick': [1.0] * len(responses)}\n"
+    )
+    with Scorer(Reward(workers=1, functions=[f"{file}:slow"], function_timeout_s=1.5)) as scorer:
+        scores = scorer.score(["?"] * 3, ["1", "wait", "2"], ["1"] * 3)
+        assert [score["quick"] for score in scores] == [1.0, 0.0, 1.0]
+        assert scorer.counters == {"timeouts": 1, "errors": 0}
+
+
+@pytest.mark.parametrize("text, part", [("x = 1\n", "has no function"), ("def f(:\n", "not valid Python")])
+def test_a_file_without_the_function_is_refused_before_anything_runs(tmp_path, text, part):
+    file = tmp_path / "mine.py"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=part):
+        Scorer(Reward(functions=[f"{file}:reward"]))
+
+
 @pytest.mark.parametrize(
     "body, part",
     [
