@@ -17,6 +17,7 @@ from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.config.schema import Config
 from megatron_eureka.launch.elastic import BAD_INPUT, is_rank, launch_ranks, run_rank
 from megatron_eureka.log import setup_logging
+from megatron_eureka.train.run_folder import RunFolder
 
 app = typer.Typer(
     add_completion=False,
@@ -99,6 +100,9 @@ def _command(
             f"launch.nodes is {config.launch.nodes}: this command starts ranks on one machine only. Start one rank a "
             "GPU with torchrun or srun (see examples/), or set launch.nodes to 1."
         )
+    RunFolder(config.logging.root, config.logging.name or file.stem).check(
+        config.logging.resume, config.logging.overwrite
+    )
     sys.exit(launch_ranks([command, str(file), *overrides], num_ranks))
 
 

@@ -34,25 +34,28 @@ class RunFolder:
         Raises:
             ValueError: another process is writing it, it is finished, or it was cut off and `resume` is "never".
         """
-        exists = self.path.exists() and any(self.path.iterdir())
         self.path.mkdir(parents=True, exist_ok=True)
         self._take_lock()
-        if exists and not overwrite:
-            if (self.path / FINISHED).exists():
-                raise ValueError(
-                    f"The run {str(self.path)!r} is finished. Choose another logging.name, or set "
-                    "logging.overwrite=true."
-                )
-            if resume == "never" and self.metrics.exists():
-                raise ValueError(
-                    f"The run folder {str(self.path)!r} holds a run that was cut off and logging.resume is 'never'. "
-                    "Set it to 'auto' to continue, choose another logging.name, or set logging.overwrite=true."
-                )
-        if exists and overwrite:
+        self.check(resume, overwrite)
+        if overwrite:
             self._empty()
         for folder in (self.checkpoints, self.rollouts):
             folder.mkdir(exist_ok=True)
         write_atomically(self.path / "config.yaml", resolved_config)
+
+    def check(self, resume: str, overwrite: bool) -> None:
+        """Refuse what `open` would refuse of a folder that no other process writes; for asking before ranks start."""
+        if overwrite:
+            return
+        if (self.path / FINISHED).exists():
+            raise ValueError(
+                f"The run {str(self.path)!r} is finished. Choose another logging.name, or set logging.overwrite=true."
+            )
+        if resume == "never" and self.metrics.exists():
+            raise ValueError(
+                f"The run folder {str(self.path)!r} holds a run that was cut off and logging.resume is 'never'. Set it "
+                "to 'auto' to continue, choose another logging.name, or set logging.overwrite=true."
+            )
 
     def _take_lock(self) -> None:
         self._lock = open(self.path / ".lock", "w")  # noqa: SIM115 (held open on purpose: closing gives the lock up)
