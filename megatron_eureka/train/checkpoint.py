@@ -6,6 +6,7 @@ leaves a `.tmp` folder that is ignored and removed at the next start.
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from megatron.core import dist_checkpointing
+from torch.distributed.checkpoint.api import CheckpointException
 
 from megatron_eureka.parallel import cpu_shim
 from megatron_eureka.train.checkpoint_writer import InProcessSaveStrategy
 from megatron_eureka.train.policy import Policy, torch_adams
 
+LAYOUT = "layout.json"  # beside Megatron-Core's files
 # Optimizer shards follow this layout; moving them to another one is a different (slower) form.
 _OPTIMIZER_FORM = {"distrib_optim_sharding_type": "dp_reshardable"}
 
@@ -42,14 +45,21 @@ def save(policy: Policy, folder: Path, progress: dict[str, Any], keep: int) -> N
         RuntimeError: a rank could not write its part (a full disk, say); the checkpoints from before stay whole.
     """
     temporary = folder.with_name(folder.name + ".tmp")
-    if dist.get_rank() == 0:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-    dist.barrier()
-    with cpu_shim.cuda_method_stays():
-        state = _state(policy, is_loading=False)
-        dist_checkpointing.save({**state, "progress": progress}, str(temporary), InProcessSaveStrategy())
-    dist.barrier()
+    try:
+        if dist.get_rank() == 0:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            (temporary / LAYOUT).write_text(json.dumps(vars(policy.layout)), "utf-8")
+        dist.barrier()
+        with cpu_shim.cuda_method_stays():
+            state = _state(policy, is_loading=False)
+            dist_checkpointing.save({**state, "progress": progress}, str(temporary), InProcessSaveStrategy())
+        dist.barrier()
+    except (OSError, CheckpointException) as error:
+        raise RuntimeError(
+            f"The checkpoint {folder} could not be written: {error}. Free some space or mend the file system, then "
+            "start the run again with the same command: it goes on from the checkpoint before."
+        ) from error
     if dist.get_rank() == 0:
         shutil.rmtree(folder, ignore_errors=True)
         temporary.rename(folder)
@@ -74,6 +84,13 @@ def load(policy: Policy, folder: Path) -> dict[str, Any]:
     Raises:
         ValueError: the checkpoint was written under another layout, which its optimizer state cannot follow yet.
     """
+    saved = json.loads((folder / LAYOUT).read_text("utf-8"))
+    if saved != vars(policy.layout):
+        names = lambda layout: ", ".join(f"{axis} {size}" for axis, size in layout.items())
+        raise ValueError(
+            f"The checkpoint {folder} was written by {names(saved)}; this run has {names(vars(policy.layout))}. Resume "
+            "under the same layout, or start another run from the exported weights."
+        )
     _allocate_adam_state(policy)
     with cpu_shim.cuda_method_stays():
         state = _state(policy, is_loading=True)
