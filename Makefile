@@ -21,5 +21,9 @@ test: lint
 test-fast: .venv/.ready
 	$(PY) -m pytest tests -m "not slow"
 
+# Uses .venv where there is one, else the machine's own Python: see docs/measurements/README.md. Options: ARGS=...
+gpu-check:
+	$(or $(wildcard $(PY)),$(PYTHON),python3) tools/bench/gpu_check.py $(ARGS)
+
 clean:
 	rm -rf .venv build *.egg-info

@@ -1,0 +1,214 @@
+"""The programs of gpu_check, run by one process on one device: model, SFT steps, GRPO updates on recorded rollouts.
+
+    python tools/bench/gpu_programs.py '{"name": "cpu fp32", "device": "cpu", "dtype": "fp32", ...}' MODEL OUT.pt
+
+They call the code of the package (`build_policy`, `fit`, `make_update`, `update`) on fixed token ids, pixels, rewards
+and log-probs, and write tensors to OUT.pt. The package takes CUDA where torch sees it: a CPU process is started with
+CUDA_VISIBLE_DEVICES empty.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+import megatron_eureka  # noqa: E402, F401  (before transformers: on CPU it makes CUDA-linked wheels importable)
+
+# isort: split
+import torch  # noqa: E402
+
+from megatron_eureka.config.model_info import ModelInfo  # noqa: E402
+from megatron_eureka.config.schema import Config  # noqa: E402
+from megatron_eureka.data.packing import Item  # noqa: E402
+from megatron_eureka.data.prompts import PromptSet  # noqa: E402
+from megatron_eureka.model import attention  # noqa: E402
+from megatron_eureka.parallel import groups  # noqa: E402
+from megatron_eureka.parallel.layout import Layout  # noqa: E402
+from megatron_eureka.train.batch import cut_into_updates, make_rows, make_update  # noqa: E402
+from megatron_eureka.train.policy import Policy, accumulate, build_policy  # noqa: E402
+from megatron_eureka.train.sft import fit  # noqa: E402
+from megatron_eureka.train.update import old_logprobs, rollout_correction, update  # noqa: E402
+from megatron_eureka.types import Group, ImageKey, Prompt, Sample  # noqa: E402
+from megatron_eureka.weights import rules_by_name, shards_to_hf  # noqa: E402
+from tools.bench.gpu_variants import Variant  # noqa: E402
+
+GRIDS = ((1, 4, 8), (1, 8, 4), (1, 2, 4), (1, 8, 8))  # patches; a quarter as many tokens
+NUM_PROMPTS, NUM_SAMPLES = 6, 4
+SFT_STEPS, ROLLOUTS = 8, 2
+BANNED = (0, 1, 2, 3)  # recorded responses use none of them
+
+
+def recorded_groups(seed: int = 7) -> list[Group]:
+    """The same prompts, pictures, responses, engine log-probs and rewards in every process, from plain Python."""
+    draw = random.Random(seed)
+    groups_ = []
+    for index in range(NUM_PROMPTS):
+        pictures = [GRIDS[(index + i) % len(GRIDS)] for i in range(index % 3)]  # none, one or two
+        images = tuple(ImageKey(f"recorded {grid}", grid, grid[1] * grid[2] // 4) for grid in pictures)
+        prompt = Prompt(f"recorded {index}", index, (), "", (), (), images)
+        samples = []
+        for number in range(NUM_SAMPLES):
+            tokens = tuple(draw.randrange(10, 250) for _ in range(draw.randrange(4, 24)))
+            logprobs = tuple(draw.uniform(-8.0, -3.0) for _ in tokens)
+            accuracy = float((number + index) % 2)
+            rewards = {"accuracy": accuracy, "total": accuracy + 0.5 * draw.randrange(2)}
+            samples.append(Sample(tokens, logprobs, "stop", 0, "", rewards))
+        groups_.append(Group(replace(prompt, token_ids=tuple(draw.randrange(10, 250) for _ in range(12))), (*samples,)))
+    return groups_
+
+
+def with_pictures(group: Group, info: ModelInfo) -> Group:
+    """Put the placeholders of a group's pictures in the middle of its prompt."""
+    ids = group.prompt.token_ids
+    middle = [
+        token
+        for image in group.prompt.images
+        for token in (info.vision_start_token_id, *[info.image_token_id] * image.num_tokens)
+    ]
+    return replace(group, prompt=replace(group.prompt, token_ids=(*ids[:6], *middle, *ids[6:])))
+
+
+def pixels(image: ImageKey) -> torch.Tensor:
+    """Fixed random patches [patches, channels * time * patch * patch], drawn on the CPU everywhere."""
+    time, height, width = image.grid_thw
+    generator = torch.Generator().manual_seed(100 * height + width)
+    return torch.randn(time * height * width, 3 * 2 * 14 * 14, generator=generator)
+
+
+def policy_of(variant: Variant, folder: str, freeze_vision: bool, lr: float) -> Policy:
+    """A policy on one rank with this variant's settings."""
+    options = {
+        "model": {"path": folder, "spec": variant.spec, "freeze_vision": freeze_vision},
+        "precision": {"dtype": variant.dtype},
+        "rollout": {"temperature": 0.9},
+        "train": {"max_tokens_per_microbatch": variant.row_tokens, "steps": SFT_STEPS, "logprob_chunk_tokens": 64},
+        "optimizer": {"lr": lr, "schedule": "constant", "warmup_fraction": 0.0},
+    }
+    layout = Layout()
+    process_groups = groups.start(layout, seed=1, timeout_s=120)
+    return build_policy(Config.model_validate(options), layout, process_groups, pixels, BANNED)
+
+
+def run_model(variant: Variant, folder: str) -> dict[str, torch.Tensor]:
+    """Log-probs and entropies of recorded tokens, the loss and its gradients, the tower's included."""
+    policy = policy_of(variant, folder, freeze_vision=False, lr=1e-6)
+    recorded = [with_pictures(group, policy.info) for group in recorded_groups()]
+    items = [
+        Item(
+            group.prompt,
+            tuple(s.token_ids for s in group.samples),
+            tuple(range(i * NUM_SAMPLES, (i + 1) * NUM_SAMPLES)),
+        )
+        for i, group in enumerate(recorded)
+    ]
+    total = sum(len(response) for item in items for response in item.responses)
+    seen = []
+
+    def row_loss(_, row, logprobs, entropies):
+        seen.append((row.sample_index.cpu(), logprobs.detach().cpu(), entropies.detach().cpu()))
+        loss = -logprobs.sum() / total
+        return loss, {"loss": loss.detach()}
+
+    reports = accumulate(policy, make_rows(items, policy.config, policy), row_loss)
+    policy.optimizer.prepare_grads()
+    samples, logprobs, entropies = (torch.cat(parts) for parts in zip(*seen, strict=True))
+    order = torch.argsort(samples, stable=True)
+    rules, gradients = rules_by_name(policy.info), {}
+    for name, parameter in policy.weights().items():
+        gradients |= shards_to_hf(rules[name], [parameter.main_grad])
+    return {
+        "logprobs": logprobs[order],
+        "entropies": entropies[order],
+        "loss": torch.stack([report["loss"].float().cpu() for report in reports]).sum(),
+        "grad_norm": torch.tensor(float(policy.optimizer.get_grad_norm())),
+        "gradients": torch.cat([gradients[name].float().cpu().flatten() for name in sorted(gradients)]),
+    }
+
+
+def run_sft(variant: Variant, folder: str) -> dict[str, torch.Tensor]:
+    """Optimizer steps on two batches of demonstrations in turn; the tower trains."""
+    policy = policy_of(variant, folder, freeze_vision=False, lr=3e-4)
+    recorded = [with_pictures(group, policy.info) for group in recorded_groups()]
+    demonstrations = PromptSet(
+        tuple(group.prompt for group in recorded), tuple(group.samples[0].token_ids for group in recorded), {}
+    )
+    run = SimpleNamespace(policy=policy, config=policy.config, updates=0)
+    half = NUM_PROMPTS // 2
+    steps = [fit(run, demonstrations, range(half * (i % 2), half * (i % 2) + half)) for i in range(SFT_STEPS)]
+    return {
+        "losses": torch.tensor([step["sft/loss"] for step in steps]),
+        "grad_norms": torch.tensor([step["sft/grad_norm"] for step in steps]),
+    }
+
+
+def run_grpo(variant: Variant, folder: str) -> dict[str, torch.Tensor]:
+    """Rollouts of two updates each: old log-probs, then off-policy in the second update; the tower is frozen.
+
+    Between rollouts the policy is off-loaded and restored, as it is while an engine generates.
+    """
+    policy = policy_of(variant, folder, freeze_vision=True, lr=3e-4)
+    recorded = [with_pictures(group, policy.info) for group in recorded_groups()]
+    old_all, metrics = [], []
+    for _ in range(ROLLOUTS):
+        chunks = cut_into_updates(recorded, NUM_PROMPTS * NUM_SAMPLES // 2)
+        batches = [make_update(chunk, policy.config, policy) for chunk in chunks]
+        policy.encoder.remember(image for batch in batches for row in batch.rows for image in row.images)
+        old = [old_logprobs(policy, batch) for batch in batches]
+        for number, (batch, before) in enumerate(zip(batches, old, strict=True)):
+            samples = torch.cat([row.sample_index for row in batch.rows])
+            order = torch.argsort(samples, stable=True)
+            old_all.append(torch.cat(before).cpu()[order])
+            correction = rollout_correction(policy, batch, before)
+            result = update(policy, batch, before, number, ROLLOUTS * len(batches))
+            metrics.append({**correction, **result})
+        policy.offload()
+        policy.restore()
+    column = lambda name: torch.tensor([step[name] for step in metrics])
+    return {
+        "old_logprobs": torch.cat(old_all),
+        "first_ratio": torch.tensor([metrics[0]["actor/log_ratio_max"], metrics[2]["actor/log_ratio_max"]]),
+        "losses": column("actor/loss"),
+        "grad_norms": column("actor/grad_norm"),
+        "entropies": column("actor/entropy"),
+        "ppo_kl": column("actor/ppo_kl"),
+        "engine_kl": column("rollout_corr/kl"),
+    }
+
+
+PROGRAMS = {"model": run_model, "sft": run_sft, "grpo": run_grpo}
+
+
+def prepare(variant: Variant) -> None:
+    """Settings of a process before its first tensor; see the reasons.
+
+    Raises:
+        RuntimeError: the process has not the device that the variant asks for.
+    """
+    has_cuda = torch.cuda.is_available()
+    if has_cuda != (variant.device == "cuda"):
+        raise RuntimeError(f"{variant.name!r} wants {variant.device}, but torch.cuda.is_available() is {has_cuda}.")
+    # The tower's patch embedding is a convolution, which cuDNN would compute with 10 bits of mantissa.
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    if variant.attention == "segments":  # the package takes flash-attention wherever it is installed
+        attention.flash_attention = lambda: None
+    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
+
+
+def main() -> None:
+    variant = Variant(**json.loads(sys.argv[1]))
+    prepare(variant)
+    results = {name: program(variant, sys.argv[2]) for name, program in PROGRAMS.items()}
+    groups.stop()
+    torch.save(results, sys.argv[3])
+
+
+if __name__ == "__main__":
+    main()
