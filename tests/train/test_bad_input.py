@@ -26,7 +26,7 @@ def refused(result, *parts: str) -> None:
     [
         ("rollout.temprature=1", ["rollout.temprature", "rollout.temperature"]),
         ("train.steps=many", ["train.steps", "many"]),
-        ("parallel.tp=4 launch.ranks=4", ["parallel.tp", "kv"]),
+        ("parallel.tp=4 launch.ranks=4", ["parallel.tp", "key-value"]),
         ("parallel.pp=3 launch.ranks=3 parallel.tp=1", ["parallel.pp", "layers"]),
         ("launch.ranks=3", ["3 ranks", "parallel.tp"]),
         ("model.path=/nowhere", ["model.path", "/nowhere"]),
