@@ -1,0 +1,127 @@
+"""A GRPO update on fixed groups: on policy at first, and the same for every layout, cut and packing."""
+
+import pytest
+import torch
+
+from examples.digits.model import make_model
+from megatron_eureka.parallel import groups
+from megatron_eureka.parallel.layout import Layout
+from megatron_eureka.train import update as passes
+from megatron_eureka.train.batch import cut_into_updates, make_update
+from megatron_eureka.train.policy import build_policy
+from megatron_eureka.types import Group, Sample
+from tests.model.reference import CASES, config_for, pixels
+from tests.ranks import run_ranks
+
+OPTIMIZER = {"lr": 1e-3, "schedule": "constant", "warmup_fraction": 0.0}
+REWARDS = ((1.5, 0.5, 0.0), (1.0, 0.0), (0.0, 1.5))
+
+
+def make_groups(info) -> list[Group]:
+    """The cases as groups, with engine log-probs that are off by a little."""
+    result = []
+    for index, (case, rewards) in enumerate(zip(CASES, REWARDS, strict=True)):
+        samples = tuple(
+            Sample(response, (-5.0,) * len(response), "stop", 0, "", {"total": reward})
+            for response, reward in zip(case.responses, rewards, strict=True)
+        )
+        result.append(Group(case.prompt(info, index), samples))
+    return result
+
+
+def _two_updates(rank, world, model, layout, options):
+    """Metrics of two updates on the same batch (the second one off policy), and the weights after them."""
+    options = dict(options)
+    limit = options.pop("max_tokens", 4096)
+    old_limit = options.pop("old_max_tokens", limit)
+    process_groups = groups.start(layout, seed=1, timeout_s=60)
+    algorithm = {"reduction": options.pop("reduction", "token_mean")}
+    config = config_for(
+        model,
+        layout,
+        freeze_vision=True,
+        optimizer=OPTIMIZER,
+        algorithm=algorithm,
+        train={"max_tokens_per_microbatch": limit},
+        **options,
+    )
+    policy = build_policy(config, layout, process_groups, pixels, banned=(340, 341))
+    batch = make_update(make_groups(policy.info), config, policy)
+    policy.encoder and policy.encoder.remember(image for row in batch.rows for image in row.images)
+    if old_limit != limit:
+        other = config.model_copy(
+            update={"train": config.train.model_copy(update={"max_tokens_per_microbatch": old_limit})}
+        )
+        old = _rearranged(policy, batch, make_update(make_groups(policy.info), other, policy))
+    else:
+        old = passes.old_logprobs(policy, batch)
+    metrics = [
+        {**passes.rollout_correction(policy, batch, old), **passes.update(policy, batch, old, number, 2)}
+        for number in range(2)
+    ]
+    groups.stop()
+    return metrics
+
+
+def _rearranged(policy, batch, other):
+    """Old log-probs that were made under another cut into rows, in the order of `batch`'s rows (one rank)."""
+    values = torch.cat(passes.old_logprobs(policy, other))
+    numbers = torch.cat([row.sample_index for row in other.rows])
+    return [
+        torch.cat([values[numbers == sample] for sample in row.sample_index.unique_consecutive()]) for row in batch.rows
+    ]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return str(make_model(tmp_path_factory.mktemp("model") / "hf", num_layers=4, std=0.06, seed=1))
+
+
+@pytest.fixture(scope="module", params=["token_mean", "sample_mean"])
+def one_rank(request, model):
+    return request.param, run_ranks(1, _two_updates, model, Layout(), {"reduction": request.param})[0]
+
+
+def test_the_first_update_is_on_policy_bitwise(one_rank):
+    first, second = one_rank[1]
+    assert first["actor/log_ratio_max"] == 0.0
+    assert first["actor/pg_clipfrac"] == 0.0
+    assert second["actor/log_ratio_max"] > 1e-2  # the first update moved the policy
+
+
+def test_under_another_cut_the_first_ratio_is_one_to_rounding(model):
+    (first, _) = run_ranks(1, _two_updates, model, Layout(), {"old_max_tokens": 40})[0]
+    assert 0.0 < first["actor/log_ratio_max"] < 1e-6  # other batch sizes of the same matrix products, in float32
+
+
+@pytest.mark.parametrize(
+    "layout, options",
+    [
+        (Layout(), {"max_tokens": 40}),
+        (Layout(tp=2), {}),
+        (Layout(tp=2), {"sp": True, "max_tokens": 40}),
+        (Layout(pp=2), {"max_tokens": 40}),
+        (Layout(dp=2), {}),
+        (Layout(tp=2, pp=2), {"sp": True}),
+        (Layout(pp=2, vpp=2), {"max_tokens": 40}),
+        (Layout(pp=2, dp=2), {"max_tokens": 40}),
+    ],
+    ids=str,
+)
+def test_every_layout_and_cut_makes_the_same_update(model, one_rank, layout, options):
+    reduction, expected = one_rank
+    for metrics in run_ranks(layout.world_size, _two_updates, model, layout, {**options, "reduction": reduction}):
+        for got, reference in zip(metrics, expected, strict=True):  # known alike on every rank
+            assert got.keys() == reference.keys()
+            for name, value in reference.items():
+                # Losses and ratios of size 1 in float32; Adam turns gradients that are rounding alone into full steps,
+                # which the second update's numbers carry.
+                assert got[name] == pytest.approx(value, rel=1e-4, abs=1e-5), name
+
+
+def test_groups_are_cut_into_updates_of_whole_groups():
+    group = lambda size: Group(None, tuple(Sample((1,), (0.0,), "stop", 0, "") for _ in range(size)))
+    cut = cut_into_updates([group(4), group(4), group(4)], samples_per_update=8)
+    assert [len(update) for update in cut] == [2, 1]
+    assert [len(update) for update in cut_into_updates([group(4)] * 2, samples_per_update=2)] == [1, 1]
+    assert cut_into_updates([], samples_per_update=8) == []
