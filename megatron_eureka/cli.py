@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -88,7 +89,7 @@ def _command(
     setup_logging()
     config = load_config(file, overrides)
     if is_rank() and not dry_run:
-        sys.exit(run_rank(lambda: body(config, file.stem)))
+        sys.exit(run_rank(lambda: _run_as_rank(task, config, file.stem, body)))
     num_ranks = config.launch.ranks * config.launch.nodes
     info = find_model_info(config.model.path) if dry_run else ModelInfo.from_folder(config.model.path)
     check(config, info, num_ranks, task)
@@ -104,6 +105,12 @@ def _command(
         config.logging.resume, config.logging.overwrite
     )
     sys.exit(launch_ranks([command, str(file), *overrides], num_ranks))
+
+
+def _run_as_rank(task: Literal["grpo", "sft"], config: Config, name: str, body: Callable[[Config, str], None]) -> None:
+    """What torchrun, srun or our launcher started: the ranks that are there, not `launch`, say how many there are."""
+    check(config, ModelInfo.from_folder(config.model.path), int(os.environ["WORLD_SIZE"]), task)
+    body(config, name)
 
 
 def _plan(config: Config, info: ModelInfo, num_ranks: int) -> str:

@@ -4,6 +4,8 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 logger = logging.getLogger("megatron_eureka")
 
@@ -14,6 +16,20 @@ class _RankPrefix(logging.Formatter):
         level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
         where = f"[rank {rank}] " if rank else ""
         return f"{where}{level}{super().format(record)}"
+
+
+Item = TypeVar("Item")
+
+
+def progress(items: Iterable[Item], description: str, total: int | None = None) -> Iterator[Item]:
+    """Pass items on, with a progress bar where rank 0 writes to a terminal; plain elsewhere."""
+    if os.environ.get("RANK", "0") != "0" or not sys.stderr.isatty():
+        yield from items
+        return
+    from rich.console import Console
+    from rich.progress import track
+
+    yield from track(items, description=description, total=total, console=Console(stderr=True), transient=True)
 
 
 def setup_logging(level: int = logging.INFO) -> None:

@@ -16,6 +16,7 @@ import torch.distributed as dist
 
 from megatron_eureka.bridge.buckets import Bucket, Owned, plan_buckets
 from megatron_eureka.config.model_info import ModelInfo
+from megatron_eureka.log import progress
 from megatron_eureka.weights import HfWriter, Rule, check_tp_size, rules_by_name, shard_shape, shards_to_hf, table
 
 DEFAULT_BUCKET_BYTES = 512 << 20
@@ -158,7 +159,7 @@ def export_hf(source: ShardedSource, folder: str | Path, like: str | Path, *, is
             name, tensor = next(stream)
             with HfWriter(folder, like, tensor.dtype) as writer:
                 writer.write(name, tensor)
-                for name, tensor in stream:
+                for name, tensor in progress(stream, "writing weights"):
                     writer.write(name, tensor)
     finally:
         for _ in stream:

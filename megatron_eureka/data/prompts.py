@@ -13,7 +13,7 @@ from jinja2 import TemplateError
 
 from megatron_eureka.data.images import ImageStore
 from megatron_eureka.data.messages import image_sources, parse_messages
-from megatron_eureka.log import logger
+from megatron_eureka.log import logger, progress
 from megatron_eureka.types import ImageKey, Prompt
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def load_prompts(
     counters = dict.fromkeys(("lines", "loaded", "overlong", "bad_line", "bad_image", "bad_label"), 0)
     prompts: list[Prompt] = []
     responses: list[tuple[int, ...]] = []
-    for place, root, text in _lines(paths, options):
+    for place, root, text in progress(_lines(paths, options), "reading prompts"):
         counters["lines"] += 1
         try:
             record = _parse_record(text, place)

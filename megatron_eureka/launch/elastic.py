@@ -46,6 +46,7 @@ def launch_ranks(arguments: Sequence[str], num_ranks: int, module: str = "megatr
     with tempfile.TemporaryDirectory(prefix="megatron_eureka_") as errors:
         os.environ.update({ERRORS: errors, PARENT: str(os.getpid())})
         os.environ.setdefault("OMP_NUM_THREADS", "1")
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # the causes that it warns of are said by Python
         config = LaunchConfig(
             min_nodes=1,
             max_nodes=1,

@@ -8,6 +8,7 @@ for it, not yet run on a GPU); on CPU there is no sleep mode and both calls do n
 from __future__ import annotations
 
 import os
+import sys
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -50,6 +51,7 @@ class ColocatedEngine:
         self.policy_version = 0
         self._rank, self._on_cpu = rank, not torch.cuda.is_available()
         self._usable, self._update_complete = options.from_folder, False
+        self._shows_progress = rank == 0 and sys.stderr.isatty()
         self._asleep: set[str] = set()  # of "weights" and "kv_cache"; CUDA only
         self._info = ModelInfo.from_folder(options.model)
         register()
@@ -88,7 +90,7 @@ class ColocatedEngine:
         outputs: Iterator[RequestOutput] = iter(())
         if prompts:
             with self._vllm("failed to generate"):
-                outputs = iter(self._llm.generate(prompts, parameters, use_tqdm=False))
+                outputs = iter(self._llm.generate(prompts, parameters, use_tqdm=self._shows_progress))
         return [
             refusal or self._samples(request, [next(outputs) for _ in request.seeds])
             for request, refusal in zip(requests, refusals, strict=True)
@@ -240,6 +242,7 @@ def _llm_arguments(options: EngineOptions, on_cpu: bool) -> dict:
         # Images come resized: bounds that hold for every one of them leave them as they are.
         "mm_processor_kwargs": {"size": {"shortest_edge": 28 * 28, "longest_edge": options.max_pixels}},
         "logprobs_mode": "processed_logprobs",
+        "use_tqdm_on_load": False,
         "load_format": "auto" if options.from_folder else "dummy",
         "weight_transfer_config": {"backend": BACKEND},
     }

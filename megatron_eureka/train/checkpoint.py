@@ -49,11 +49,12 @@ def save(policy: Policy, folder: Path, progress: dict[str, Any], keep: int) -> N
         if dist.get_rank() == 0:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
-            (temporary / LAYOUT).write_text(json.dumps(vars(policy.layout)), "utf-8")
         dist.barrier()
         with cpu_shim.cuda_method_stays():
             state = _state(policy, is_loading=False)
             dist_checkpointing.save({**state, "progress": progress}, str(temporary), InProcessSaveStrategy())
+        if dist.get_rank() == 0:
+            (temporary / LAYOUT).write_text(json.dumps(vars(policy.layout)), "utf-8")
         dist.barrier()
     except (OSError, CheckpointException) as error:
         raise RuntimeError(

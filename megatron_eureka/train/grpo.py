@@ -19,7 +19,7 @@ from megatron_eureka.rollout.colocated import ColocatedEngine, EngineOptions
 from megatron_eureka.rollout.suppress import stop_token_ids, suppressed_token_ids
 from megatron_eureka.train import update as passes
 from megatron_eureka.train.batch import UpdateBatch, cut_into_updates, make_update
-from megatron_eureka.train.rollout_metrics import performance, rollout_metrics, vision_metrics
+from megatron_eureka.train.rollout_metrics import performance, rollout_metrics, throughput, vision_metrics
 from megatron_eureka.train.run import Data, Run, load_data, new_stream, open_run, start_job
 
 
@@ -167,6 +167,7 @@ def log(
     metrics |= {f"reward/{name}": float(count) for name, count in session.scorer.counters.items()}
     metrics["rollout/policy_version"] = float(session.engine.policy_version)
     metrics |= performance(collected, seconds)
+    metrics |= throughput(run.policy, [row for batch in batches for row in batch.rows], run.timers)
     console = {
         "reward": f"{metrics['reward/total/mean']:.3f}",
         "accuracy": f"{metrics['reward/accuracy/mean']:.3f}",

@@ -26,6 +26,10 @@ class Timers:
         finally:
             self._seconds[name] += time.perf_counter() - start
 
+    def seconds(self, name: str) -> float:
+        """Seconds under a name since the last reading."""
+        return self._seconds[name]
+
     def read(self) -> dict[str, float]:
         """Seconds since the last reading, as `timing_s/NAME`."""
         seconds = {f"timing_s/{name}": value for name, value in self._seconds.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import statistics
 from collections.abc import Sequence
@@ -10,8 +11,10 @@ import torch
 import torch.distributed as dist
 
 from megatron_eureka.rollout.collect import Collected
+from megatron_eureka.train.flops import language_model_flops, peak_flops, tower_flops
+from megatron_eureka.train.metrics import Timers
 from megatron_eureka.train.policy import Policy
-from megatron_eureka.types import Group
+from megatron_eureka.types import Group, MicroBatch
 
 
 def rollout_metrics(collected: Collected, advantages: torch.Tensor) -> dict[str, float]:
@@ -44,6 +47,24 @@ def vision_metrics(policy: Policy, images_asked: int) -> dict[str, float]:
     counts = counts.to(next(policy.model[0].parameters()).device)
     dist.all_reduce(counts)
     return {"vision/tower_passes": float(counts[0]), "vision/distinct_images": float(counts[1])}
+
+
+def throughput(policy: Policy, rows: Sequence[MicroBatch], timers: Timers) -> dict[str, float]:
+    """Training speed of the step: operations of the old-log-prob and update passes over the time they took.
+
+    An update counts as three forward passes, the frozen tower as one of each image it encoded; `mfu` is there only
+    where the GPU's peak is known.
+    """
+    info = policy.info
+    patches = sum(math.prod(image.grid_thw) for image in {image for row in rows for image in row.images})
+    flops = 4 * language_model_flops(info, rows) + tower_flops(info.vision, patches)
+    total = torch.tensor([flops], dtype=torch.float64, device=next(policy.model[0].parameters()).device)
+    dist.all_reduce(total, group=policy.groups.dp)  # every tensor- and pipeline-parallel rank counts the whole rows
+    seconds = timers.seconds("old_logprob") + timers.seconds("update")
+    per_rank = float(total) / dist.get_world_size() / seconds
+    metrics = {"perf/tflops_per_gpu": per_rank / 1e12}
+    peak = peak_flops()
+    return {**metrics, "perf/mfu": per_rank / peak} if peak else metrics
 
 
 def performance(collected: Collected, seconds: float) -> dict[str, float]:
