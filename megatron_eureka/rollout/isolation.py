@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 from collections.abc import Iterator
@@ -35,6 +36,7 @@ def set_environment(on_cpu: bool) -> None:
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
     if on_cpu:
+        logging.getLogger("vllm").setLevel(logging.ERROR)  # until vLLM reads the level from the environment
         # The environment variable is read once, at an import that may have happened long ago.
         torch._dynamo.config.disable = True
 

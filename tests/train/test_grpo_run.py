@@ -1,11 +1,14 @@
 """Whole GRPO runs from the command line: what they log, and that one which was killed ends as one which was not."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
+from PIL import Image
 
-from tests.train.runs import run
+from tests.train.runs import ROOT, run
 
 pytestmark = pytest.mark.slow
 
@@ -80,6 +83,37 @@ def test_the_export_loads_and_has_the_trained_weights(job, straight):
     assert all(not torch.equal(before[name], after[name]) for name in before if ".visual." not in name)
     assert AutoTokenizer.from_pretrained(export).chat_template
     assert AutoProcessor.from_pretrained(export).image_processor.patch_size == 14
+
+
+def test_a_stock_vllm_and_transformers_agree_on_the_export(job, straight, tmp_path):
+    from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
+
+    export = job.run_folder("straight") / "export"
+    picture = next((job.folder / "data" / "images").glob("*_*.png"))
+    question = "<|im_start|>user\n{}Which of the two digits is larger?<|im_end|>\n<|im_start|>assistant\n"
+    prompts = [
+        {"text": question.format("<|vision_start|><|image_pad|><|vision_end|>"), "image": str(picture)},
+        {"text": question.format(""), "image": None},
+    ]
+    (tmp_path / "prompts.json").write_text(json.dumps(prompts), "utf-8")
+    command = [sys.executable, "-m", "tests.train.stock_vllm", str(export), str(tmp_path / "prompts.json")]
+    stock = subprocess.run(command, capture_output=True, text=True, timeout=180, cwd=ROOT)
+    assert "RESULT " in stock.stdout, stock.stderr
+    results = json.loads(stock.stdout.split("RESULT ")[1])
+    processor = AutoProcessor.from_pretrained(export)
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(export, dtype=torch.float32).eval()
+    for prompt, result in zip(prompts, results, strict=True):
+        inputs = {}
+        if prompt["image"]:
+            pictures = processor.image_processor(images=[Image.open(prompt["image"])], return_tensors="pt")
+            inputs = {name: pictures[name] for name in ("pixel_values", "image_grid_thw")}
+        ids = torch.tensor([[*result["prompt_ids"], *result["ids"]]])
+        kinds = (ids == model.config.image_token_id).int()
+        with torch.no_grad():
+            logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), mm_token_type_ids=kinds, **inputs).logits
+        first = len(result["prompt_ids"]) - 1
+        logprobs = logits[0, first:-1].log_softmax(-1).gather(1, torch.tensor(result["ids"])[:, None])[:, 0]
+        assert logprobs.tolist() == pytest.approx(result["logprobs"], abs=1e-4)  # two float32 programs
 
 
 def test_a_run_killed_in_a_rollout_an_update_and_a_save_ends_the_same(job, straight):

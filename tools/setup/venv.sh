@@ -27,7 +27,7 @@ check_disk() {
 check_cpu_torch() {
   [ "$(uname -s)-$(uname -m)" = Linux-x86_64 ] || return 0
   local version
-  version=$("$1" -m pip install --quiet --dry-run --ignore-installed --no-deps --report - "$2" 2>/dev/null |
+  version=$("$1" -m pip install -qq --dry-run --ignore-installed --no-deps --report - "$2" 2>/dev/null |
     "$1" -c 'import json, sys; print(json.load(sys.stdin)["install"][0]["metadata"]["version"])' 2>/dev/null) ||
     fail "pip cannot find $2. Check the network or your pip settings; behind a mirror, set PIP_INDEX_URL."
   case "$version" in
@@ -46,7 +46,7 @@ echo "setup: making .venv with $("$python" --version)"
 torch_pin=$(sed -n 's/^TORCH = "\(.*\)"$/\1/p' setup.py)
 check_cpu_torch .venv/bin/python "$torch_pin"
 echo "setup: installing (about 2 minutes and 4 GB)"
-.venv/bin/python -m pip install --quiet "$torch_pin"
-.venv/bin/python -m pip install --quiet -e '.[cpu,demo,dev]'
+.venv/bin/python -m pip install -qq "$torch_pin"
+.venv/bin/python -m pip install -qq -e '.[cpu,demo,dev]'
 touch .venv/.ready
 echo "setup: ready"
