@@ -86,9 +86,10 @@ def _command(
     dry_run: bool,
     body: Callable[[Config, str], None],
 ) -> None:
+    as_rank = is_rank() and not dry_run  # first: it tells srun's ranks their numbers, and rank 0 alone logs
     setup_logging()
     config = load_config(file, overrides)
-    if is_rank() and not dry_run:
+    if as_rank:
         sys.exit(run_rank(lambda: _run_as_rank(task, config, file.stem, body)))
     num_ranks = config.launch.ranks * config.launch.nodes
     info = find_model_info(config.model.path) if dry_run else ModelInfo.from_folder(config.model.path)
