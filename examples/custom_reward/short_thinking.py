@@ -1,0 +1,32 @@
+"""A reward of your own: name this file in `reward.functions` and its components join the total.
+
+A function gets a whole batch and returns a list of numbers for each component that it names; the components are
+logged as `reward/NAME/mean`. It runs beside the built-in rewards, in the trainer's process, so keep it quick. If it
+raises, it is called again for each sample alone, and those that raise score nothing.
+"""
+
+import re
+
+BONUS = 0.2
+FULL_WORDS, NO_WORDS = 50, 300  # full bonus up to the first number of words of thinking, none from the second on
+
+_THINK = re.compile(r"<think>(.*?)</think>", re.DOTALL)
+
+
+def short_thinking(prompts: list[str], responses: list[str], labels: list[str]) -> dict[str, list[float]]:
+    """A bonus that falls with the number of words between the thinking tags; none without them.
+
+    Args:
+        prompts: text of each sample's last user turn, pictures left out.
+        responses: what the model wrote, without special tokens.
+        labels: the data set's `answer` of each sample.
+    """
+    return {"short_thinking": [_bonus(response) for response in responses]}
+
+
+def _bonus(response: str) -> float:
+    thinking = _THINK.search(response)
+    if thinking is None or not thinking.group(1).strip():
+        return 0.0
+    words = len(thinking.group(1).split())
+    return BONUS * min(1.0, max(0.0, (NO_WORDS - words) / (NO_WORDS - FULL_WORDS)))

@@ -1,0 +1,271 @@
+"""What a user copies from examples/: scripts, the converter, the custom reward and data, the 7B plan."""
+
+import base64
+import json
+import os
+import shutil
+import subprocess
+import sys
+from io import BytesIO
+from pathlib import Path
+
+import megatron_eureka  # noqa: F401  (before transformers: on CPU it makes CUDA-linked wheels importable)
+
+# isort: split
+import pytest
+from PIL import Image
+from transformers import AutoProcessor
+
+from examples.custom_reward.short_thinking import BONUS
+from examples.digits.model import make_model
+from megatron_eureka.config.checks import check
+from megatron_eureka.config.load import load_config
+from megatron_eureka.config.model_info import ModelInfo
+from megatron_eureka.data.images import ImageStore
+from megatron_eureka.data.prompts import load_prompts
+from megatron_eureka.rewards.scorer import Scorer
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = ROOT / "examples"
+MODEL = "Qwen/Qwen2.5-VL-7B-Instruct"  # its sizes are known, so that a plan needs no download
+
+
+def run(command: list, **environment: str) -> subprocess.CompletedProcess:
+    """A command from the root of the repository."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")} | environment
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120)
+
+
+def png(colour: str = "red", size: tuple = (40, 30)) -> bytes:
+    data = BytesIO()
+    Image.new("RGB", size, colour).save(data, "PNG")
+    return data.getvalue()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return make_model(tmp_path_factory.mktemp("model") / "hf")
+
+
+def processor_and_store(model, options):
+    processor = AutoProcessor.from_pretrained(str(model))
+    return processor, ImageStore.from_options(options, processor.image_processor)
+
+
+# --- starting on GPUs ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("script", sorted(EXAMPLES.rglob("*.sh")) + sorted(EXAMPLES.rglob("*.sbatch")), ids=str)
+def test_scripts_parse(script):
+    done = run(["bash", "-n", str(script)])
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def stubs(tmp_path):
+    """A folder for PATH whose srun and python write down what they are asked to start; --dry-run runs for real."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    record = f'printf "%s\\n" "$@" > {tmp_path}/started\nenv > {tmp_path}/env\n'
+    (folder / "srun").write_text(f"#!/bin/sh\n{record}")
+    (folder / "scontrol").write_text('#!/bin/sh\n[ "$3" = "gpu[3-4]" ] && printf "gpu3\\ngpu4\\n"\n')
+    python = f'#!/bin/sh\nfor last; do :; done\n[ "$last" = --dry-run ] && exec {sys.executable} "$@"\n{record}'
+    (folder / "python").write_text(python)
+    for stub in folder.iterdir():
+        stub.chmod(0o755)
+    return {"PATH": f"{folder}:{os.environ['PATH']}", "PYTHON": str(folder / "python")}
+
+
+def started(tmp_path) -> tuple[list[str], dict[str, str]]:
+    lines = (tmp_path / "env").read_text().splitlines()
+    return (tmp_path / "started").read_text().splitlines(), dict(line.split("=", 1) for line in lines if "=" in line)
+
+
+def test_single_node_starts_torchrun_after_the_plan(stubs, tmp_path):
+    script = EXAMPLES / "qwen2_5_vl_7b" / "single_node.sh"
+    done = run(["bash", str(script), "train.steps=3"], MODEL=MODEL, DATA="/data/k12.jsonl", **stubs)
+    assert done.returncode == 0, done.stderr
+    assert "8 ranks = tp 2 x cp 1 x dp 4 x pp 1" in done.stdout
+    arguments, environment = started(tmp_path)
+    assert arguments == [
+        *("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "8", "-m", "megatron_eureka"),
+        *("train", "configs/qwen2_5_vl_7b_1node.yaml", f"model.path={MODEL}", "data.train=[/data/k12.jsonl]"),
+        *("launch.ranks=8", "train.steps=3"),
+    ]
+    assert environment["CUDA_DEVICE_MAX_CONNECTIONS"] == "1"
+
+
+def test_multi_node_starts_a_rank_a_gpu_after_the_plan(stubs, tmp_path):
+    slurm = {
+        "SLURM_SUBMIT_DIR": str(ROOT),
+        "SLURM_JOB_NUM_NODES": "2",
+        "SLURM_JOB_NODELIST": "gpu[3-4]",
+        "SLURM_JOB_ID": "41234",
+    }
+    script = tmp_path / "slurm_script"  # sbatch runs a copy from its spool folder
+    shutil.copy(EXAMPLES / "qwen2_5_vl_7b" / "multi_node.sbatch", script)
+    done = run(["bash", str(script), "train.steps=3"], MODEL=MODEL, DATA="/data/k12.jsonl", **stubs, **slurm)
+    assert done.returncode == 0, done.stderr
+    assert "16 ranks = tp 2 x cp 1 x dp 8 x pp 1" in done.stdout
+    arguments, environment = started(tmp_path)
+    assert arguments[:3] == ["--ntasks-per-node=8", "--kill-on-bad-exit=1", "--export=ALL"]
+    assert arguments[3:] == [
+        *(stubs["PYTHON"], "-m", "megatron_eureka", "train", "configs/qwen2_5_vl_7b_1node.yaml"),
+        *(f"model.path={MODEL}", "data.train=[/data/k12.jsonl]", "launch.ranks=8", "launch.nodes=2"),
+        *("checkpoint.every=10", "train.steps=3"),
+    ]
+    assert (environment["MASTER_ADDR"], environment["MASTER_PORT"]) == ("gpu3", "21234")
+    assert "#SBATCH --requeue" in script.read_text()
+    assert load_config(ROOT / "configs" / "qwen2_5_vl_7b_1node.yaml").logging.resume == "auto"
+
+
+def test_a_plan_that_cannot_work_starts_nothing(stubs, tmp_path):
+    script = EXAMPLES / "qwen2_5_vl_7b" / "single_node.sh"
+    done = run(["bash", str(script), "parallel.tp=3"], MODEL=MODEL, DATA="/data/k12.jsonl", **stubs)
+    assert done.returncode == 2
+    assert "parallel.tp" in done.stderr
+    assert not (tmp_path / "started").exists()
+
+
+@pytest.mark.parametrize("missing", ["MODEL", "DATA"])
+def test_scripts_say_what_they_need(missing):
+    given = {"MODEL": "x", "DATA": "y"}
+    given.pop(missing)
+    done = run(["bash", str(EXAMPLES / "qwen2_5_vl_7b" / "single_node.sh")], **given)
+    assert done.returncode != 0
+    assert f"{missing}: set it to" in done.stderr
+
+
+# --- data ----------------------------------------------------------------------------------------------------------
+
+
+def convert(out: Path, *arguments: str) -> subprocess.CompletedProcess:
+    return run([sys.executable, str(EXAMPLES / "data" / "k12_to_jsonl.py"), *arguments, "--out", str(out)])
+
+
+def content_of(line: str) -> list:
+    record = json.loads(line)
+    system, user = json.loads(record["message"])
+    assert (system["role"], user["role"]) == ("system", "user")
+    assert "<think>" in system["content"]
+    assert "<answer>" in system["content"]
+    return user["content"]
+
+
+def test_the_converter_takes_every_form_of_a_picture_and_names_bad_rows(tmp_path, model):
+    (tmp_path / "own.png").write_bytes(png("green"))
+    text = base64.b64encode(png("blue")).decode()
+    rows = [
+        {"id": "a", "question": "Where? <image> And <image>?", "answer": 3, "image": [{"bytes": text}, "own.png"]},
+        {"id": "b", "question": "What is it?", "answer": " $x$ ", "image": f"data:image/png;base64,{text}"},
+        {"question": "1 + 1?", "answer": "2", "image": None},
+        {"id": "d", "question": "Broken", "answer": "1", "image": "missing.png"},
+        {"id": "e", "question": "<image> <image>", "answer": "1", "image": "own.png"},
+        {"id": "f", "question": "No answer", "answer": None},
+        {"id": "g", "question": "Not a picture", "answer": "1", "image": base64.b64encode(b"GIF89a nothing").decode()},
+    ]
+    source = tmp_path / "rows.json"
+    source.write_text(json.dumps(rows))
+    out = tmp_path / "out" / "train.jsonl"
+    done = convert(out, str(source))
+    assert done.returncode == 0, done.stderr
+    assert "3 prompts" in done.stdout
+    assert "{'picture': 2, 'question': 1, 'answer': 1}" in done.stdout
+    assert all(f"left out: rows.json:{number}: " in done.stderr for number in (3, 4, 5, 6))
+
+    lines = out.read_text().splitlines()
+    blue, green = (part["image"] for part in content_of(lines[0]) if part["type"] == "image")
+    assert [part["type"] for part in content_of(lines[0])] == ["text", "image", "text", "image", "text"]
+    assert (out.parent / blue).read_bytes() == png("blue")  # the encoded file itself, not a copy that was encoded again
+    assert (out.parent / green).read_bytes() == png("green")
+    assert content_of(lines[1]) == [{"type": "image", "image": blue}, {"type": "text", "text": "What is it?"}]
+    assert content_of(lines[2]) == [{"type": "text", "text": "1 + 1?"}]
+    assert [(json.loads(line)["id"], json.loads(line)["answer"]) for line in lines] == [
+        *(("a", "3"), ("b", "$x$"), ("rows.json:2", "2")),
+    ]
+    assert len(list((out.parent / "images").iterdir())) == 2  # a picture that comes twice is written once
+
+    options = load_config(ROOT / "configs" / "base.yaml").data
+    prompts = load_prompts([out], options, *processor_and_store(model, options))
+    assert [len(prompt.images) for prompt in prompts.prompts] == [2, 1, 0]
+
+
+def test_the_converter_reads_parquet_or_says_what_it_needs(tmp_path):
+    source, out = tmp_path / "rows.parquet", tmp_path / "train.jsonl"
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        source.write_bytes(b"PAR1")
+        done = convert(out, str(source))
+        assert done.returncode == 2
+        assert "pip install pyarrow" in done.stderr
+    else:
+        rows = [{"id": "a", "question": "What?", "answer": "A", "image": {"bytes": png(), "path": "x.png"}}]
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), source)
+        done = convert(out, str(source))
+        assert done.returncode == 0, done.stderr
+        (picture,) = (part["image"] for part in content_of(out.read_text()) if part["type"] == "image")
+        assert (out.parent / picture).read_bytes() == png()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("rows.json", "{", "not valid JSON"),
+        ("rows.json", "{}", "expected a list of rows"),
+        ("rows.csv", "a,b", "Give .parquet, .json or .jsonl"),
+        ("rows.jsonl", '{"problem": "1?", "answer": "1"}\n', "No row of 1 files could be used: {'question': 1}"),
+    ],
+)
+def test_the_converter_refuses_what_it_cannot_read(tmp_path, name, content, says):
+    source, out = tmp_path / name, tmp_path / "train.jsonl"
+    source.write_text(content)
+    done = convert(out, str(source))
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert not out.exists()
+    if name == "rows.jsonl":  # the columns can be named
+        assert convert(out, str(source), "--question", "problem", "--system", "").returncode == 0
+        assert [turn["role"] for turn in json.loads(json.loads(out.read_text())["message"])] == ["user"]
+
+
+def test_the_custom_data_loads_and_its_plan_works(model):
+    config = load_config(EXAMPLES / "custom_data" / "grpo.yaml")
+    check(config, ModelInfo.from_folder(model), config.launch.ranks)
+    prompts = load_prompts(
+        [ROOT / path for path in config.data.train], config.data, *processor_and_store(model, config.data)
+    )
+    assert [(prompt.id, len(prompt.images), prompt.answer) for prompt in prompts.prompts] == [
+        *(("circles", 1, "3"), ("squares", 2, "3"), ("text", 0, r"\frac{3}{4}")),
+    ]
+    assert prompts.counters["loaded"] == prompts.counters["lines"] == 3
+
+
+# --- a reward of one's own -----------------------------------------------------------------------------------------
+
+
+def test_the_custom_reward_joins_the_total(monkeypatch):
+    monkeypatch.chdir(ROOT)  # paths of functions start from the working directory
+    config = load_config(EXAMPLES / "custom_reward" / "grpo.yaml")
+    responses = [
+        "<think> 3 + 5 </think><answer> 8 </answer>",  # short: the whole bonus
+        f"<think> {'well ' * 175}</think><answer> 8 </answer>",  # half-way between 50 and 300 words
+        f"<think> {'well ' * 300}</think><answer> 9 </answer>",  # too long, and wrong
+        "8",  # no thinking
+    ]
+    with Scorer(config.reward) as scorer:
+        rewards = scorer.score(["What is the sum?"] * 4, responses, ["8"] * 4)
+    assert [reward["short_thinking"] for reward in rewards] == pytest.approx([BONUS, BONUS / 2, 0.0, 0.0])
+    assert [reward["total"] for reward in rewards] == pytest.approx([1.5 + BONUS, 1.5 + BONUS / 2, 0.5, 1.0])
+
+
+# --- plans ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_7b_plan_prints_options_grid_and_memory():
+    done = run([sys.executable, "-m", "megatron_eureka", "train", "configs/qwen2_5_vl_7b_1node.yaml", "--dry-run"])
+    assert done.returncode == 0, done.stderr
+    assert "8 ranks = tp 2 x cp 1 x dp 4 x pp 1 (vpp 1)" in done.stdout
+    assert "8 engines of tp 1, colocated" in done.stdout
+    assert "memory of the fullest rank, GiB (estimate): training" in done.stdout
