@@ -42,10 +42,11 @@ class ShardedSource:
         info: sizes of the model.
         tp_group, pp_group: this rank's groups; None where the size is 1.
         bucket_bytes: size of each of the two buckets; larger shards are split.
-        frozen: Megatron names that a stream without frozen tensors leaves out.
+        frozen: Megatron names that a stream without frozen tensors leaves out; the same on every rank.
 
     Raises:
-        ValueError: a parameter has no rule or another shape, or the stages together lack one or hold it twice.
+        ValueError: a parameter has no rule or another shape, the stages together lack one or hold it twice, or they
+            were given different frozen names.
     """
 
     def __init__(
@@ -93,8 +94,12 @@ class ShardedSource:
         mine = {name: tensor.dtype for name, tensor in self._parameters.items()}
         holdings = [mine]
         if self._pp_group:
-            holdings = [None] * dist.get_world_size(self._pp_group)
-            dist.all_gather_object(holdings, mine, group=self._pp_group)
+            answers: list = [None] * dist.get_world_size(self._pp_group)
+            dist.all_gather_object(answers, (mine, self._frozen), group=self._pp_group)
+            holdings = [held for held, _ in answers]
+            if any(frozen != self._frozen for _, frozen in answers):
+                counts = [len(frozen) for _, frozen in answers]
+                raise ValueError(f"The pipeline stages were given different frozen names ({counts} of them).")
         result = []
         for rule in table(info):
             if not rule.exported:

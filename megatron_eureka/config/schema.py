@@ -121,7 +121,9 @@ class Train(Section):
     samples_per_update: PositiveInt = Field(128, description="Samples of one optimizer step, over all ranks.")
     max_tokens_per_microbatch: PositiveInt = Field(8192, description="Token budget of one packed row.")
     logprob_chunk_tokens: PositiveInt = Field(1024, description="Targets whose logits exist at once.")
-    deterministic: bool = Field(True, description="Deterministic algorithms where torch has them.")
+    deterministic: bool = Field(
+        False, description="Deterministic CUDA algorithms where torch has them; slower. On CPU they are anyway."
+    )
 
 
 class Optimizer(Section):

@@ -64,16 +64,22 @@ def sample_groups(
         outputs = engine.generate(requests, sampling)
     with timer("reward"):  # the slowest engine's share of the waiting is in here
         leads = dist.get_rank() % (dist.get_world_size() // engine.num_engines) == 0
-        found: dict[int, Group | Refusal] | None = None
+        found: dict[int, tuple[Sample, ...] | Refusal] | None = None
         if leads:  # the other ranks of the engine have drawn the same tokens
             found = dict(zip(mine, _scored(scorer, [prompts[i] for i in mine], outputs), strict=True))
-        shares: list[dict[int, Group | Refusal] | None] = [None] * dist.get_world_size()
+        shares: list[dict[int, tuple[Sample, ...] | Refusal] | None] = [None] * dist.get_world_size()
         dist.all_gather_object(shares, found)
     merged = {index: result for share in shares if share for index, result in share.items()}
-    return [merged[index] for index in range(len(prompts))]
+    results = [merged[index] for index in range(len(prompts))]
+    return [
+        result if isinstance(result, Refusal) else Group(prompt, result)
+        for prompt, result in zip(prompts, results, strict=True)
+    ]
 
 
-def _scored(scorer: Scores, prompts: list[Prompt], outputs: list) -> list[Group | Refusal]:
+def _scored(
+    scorer: Scores, prompts: list[Prompt], outputs: list[tuple[Sample, ...] | Refusal]
+) -> list[tuple[Sample, ...] | Refusal]:
     flat = [
         (prompt, sample)
         for prompt, output in zip(prompts, outputs, strict=True)
@@ -83,10 +89,8 @@ def _scored(scorer: Scores, prompts: list[Prompt], outputs: list) -> list[Group 
     texts = [_question(prompt) for prompt, _ in flat]
     rewards = iter(scorer.score(texts, [sample.text for _, sample in flat], [prompt.answer for prompt, _ in flat]))
     return [
-        output
-        if isinstance(output, Refusal)
-        else Group(prompt, tuple(replace(sample, rewards=next(rewards)) for sample in output))
-        for prompt, output in zip(prompts, outputs, strict=True)
+        output if isinstance(output, Refusal) else tuple(replace(sample, rewards=next(rewards)) for sample in output)
+        for output in outputs
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -63,7 +64,9 @@ class Session:
 def open_session(config: Config, name: str) -> Session:
     """Set everything up and take up a run that was cut off; weights are in the engines afterwards."""
     layout, process_groups = start_job(config)
-    scorer = Scorer(config.reward)
+    ranks_on_node = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    workers = max(1, config.reward.workers // ranks_on_node)
+    scorer = Scorer(config.reward.model_copy(update={"workers": workers}))
     data = load_data(config, scorer.check_label)
     tokenizer = data.processor.tokenizer
     vocab_size = ModelInfo.from_folder(config.model.path).vocab_size
@@ -165,6 +168,7 @@ def log(
     metrics |= rollout_metrics(collected, torch.cat([batch.advantages for batch in batches]))
     metrics |= vision_metrics(run.policy, session.images_asked)
     metrics |= {f"reward/{name}": float(count) for name, count in session.scorer.counters.items()}
+    metrics["perf/images_decoded"] = float(session.data.store.counters["decoded"])  # this rank's, since the start
     metrics["rollout/policy_version"] = float(session.engine.policy_version)
     metrics |= performance(collected, seconds)
     metrics |= throughput(run.policy, [row for batch in batches for row in batch.rows], run.timers)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from megatron.core.process_groups_config import ProcessGroupCollection
 from transformers import AutoProcessor
@@ -28,6 +30,7 @@ from megatron_eureka.train.metrics import MetricsWriter, Timers
 from megatron_eureka.train.policy import Policy, build_policy
 from megatron_eureka.train.run_folder import RunFolder
 from megatron_eureka.types import Group, Prompt
+from megatron_eureka.weights import table
 
 
 @dataclass
@@ -118,14 +121,15 @@ class Run:
     @functools.cached_property
     def weight_source(self) -> ShardedSource:
         """The policy's weights as full Hugging Face tensors, made on all ranks together."""
-        policy, weights = self.policy, self.policy.weights()
+        policy = self.policy
+        frozen = [rule.name for rule in table(policy.info) if rule.name.startswith("visual.")]
         return ShardedSource(
-            weights,
+            policy.weights(),
             policy.info,
             tp_group=policy.groups.tp,
             pp_group=policy.groups.pp,
             bucket_bytes=self.config.rollout.sync_bucket_mib << 20,
-            frozen=[name for name, parameter in weights.items() if not parameter.requires_grad],
+            frozen=frozen if self.config.model.freeze_vision else (),
         )
 
     def export(self) -> Path:
@@ -167,6 +171,9 @@ class Data:
 
 def start_job(config: Config) -> tuple[Layout, ProcessGroupCollection]:
     """Join the job and lay its ranks out as `parallel` says."""
+    if config.train.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+        torch.use_deterministic_algorithms(True, warn_only=True)
     parallel = config.parallel
     layout = Layout.fill(groups.world_size(), tp=parallel.tp, pp=parallel.pp, cp=parallel.cp, vpp=parallel.vpp)
     return layout, groups.start(layout, config.train.seed, config.launch.timeout_s)

@@ -29,7 +29,7 @@ def stream_everything(rank, world, folder, tp, pp, spec, target):
         if tensor.dim() == 2:
             parameters[name] = tensor.t().contiguous().t()
     expected = load_file(folder / "model.safetensors")
-    frozen = [name for name in parameters if name.startswith(VISUAL)]
+    frozen = _tower(info)
     for bucket_bytes in (512 << 20, 50_001):
         source = ShardedSource(
             parameters, info, tp_group=tp_group, pp_group=pp_group, bucket_bytes=bucket_bytes, frozen=frozen
@@ -87,6 +87,19 @@ def test_what_the_stages_lack_is_named(untied):
         ShardedSource({**whole, "language_model.x": torch.empty(1)}, info)
     with pytest.raises(ValueError, match=r"has shape \[1\], expected \[384, 256\]"):
         ShardedSource({**whole, "language_model.output_layer.weight": torch.empty(1)}, info)
+
+
+def _frozen_of_one_stage(rank, world, folder):
+    tp_group, pp_group = grid(rank, 1, 2)
+    info, parameters = shards(folder, rank, 1, 2, "te")
+    mine = [name for name in parameters if name.startswith(VISUAL)]  # what a stage would say of itself
+    with pytest.raises(ValueError, match="different frozen names"):
+        ShardedSource(parameters, info, tp_group=tp_group, pp_group=pp_group, frozen=mine)
+
+
+def test_stages_that_disagree_on_frozen_names_are_refused(untied):
+    """Their streams would hold other tensors, and the collectives would pair up wrongly."""
+    run_ranks(2, _frozen_of_one_stage, untied)
 
 
 def test_a_writer_that_fails_exhausts_the_stream(untied, tmp_path):

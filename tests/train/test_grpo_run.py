@@ -71,6 +71,12 @@ def test_each_distinct_image_goes_through_the_frozen_tower_once(straight):
     assert all(line["vision/tower_passes"] == line["vision/distinct_images"] > 0 for line in steps)
 
 
+def test_pictures_are_decoded_once_a_rank(straight):
+    """Steps and evaluations ask for 24 pictures at most (4 prompts x 4 steps, 8 held-out), by engine and trainer."""
+    decoded = [line["perf/images_decoded"] for line in straight[0] if "perf/images_decoded" in line]
+    assert decoded == sorted(decoded) and 0 < decoded[-1] <= 24
+
+
 def test_the_export_loads_and_has_the_trained_weights(job, straight):
     from transformers import AutoProcessor, AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 
