@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from transformers import AutoProcessor
 from examples.custom_reward.short_thinking import BONUS
 from examples.digits.model import make_model
 from megatron_eureka.config.checks import check
-from megatron_eureka.config.load import load_config
+from megatron_eureka.config.load import load_config, option_fields
 from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.data.images import ImageStore
 from megatron_eureka.data.prompts import load_prompts
@@ -258,6 +259,32 @@ def test_the_custom_reward_joins_the_total(monkeypatch):
         rewards = scorer.score(["What is the sum?"] * 4, responses, ["8"] * 4)
     assert [reward["short_thinking"] for reward in rewards] == pytest.approx([BONUS, BONUS / 2, 0.0, 0.0])
     assert [reward["total"] for reward in rewards] == pytest.approx([1.5 + BONUS, 1.5 + BONUS / 2, 0.5, 1.0])
+
+
+# --- documents -----------------------------------------------------------------------------------------------------
+
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "docs" / "measurements" / "README.md"]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_documents_name_files_and_options_that_exist(document):
+    text = document.read_text("utf-8")
+    named = set(re.findall(r"(?<![\w/.-])(?:configs|examples|tests|tools|docs|megatron_eureka)/[\w./-]*[\w/]", text))
+    linked = {link for link in re.findall(r"\]\(([^)#:]+)\)", text)}
+    assert named or document.parent != ROOT
+    assert not [path for path in named if not (ROOT / path).exists()]
+    assert not [path for path in linked if not (document.parent / path).exists()]
+    options = set(re.findall(r"\b([a-z]+\.[a-z_]+)=", text)) - {"section.option"}
+    assert options <= option_fields().keys()
+    targets = set(re.findall(r"^(\w[\w-]*):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+    assert set(re.findall(r"\bmake (demo|test[\w-]*|lint|venv|gpu-check)\b", text)) <= targets
+
+
+def test_configurations_that_the_readme_trains_load():
+    commands = re.findall(r"megatron-eureka (train|sft) (\S+\.yaml)((?: [\w.]+=\S+)*)", DOCUMENTS[0].read_text("utf-8"))
+    assert len(commands) >= 4
+    for _, file, overrides in commands:
+        load_config(ROOT / file, overrides.split())
 
 
 # --- plans ---------------------------------------------------------------------------------------------------------
