@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import typer
 
 from megatron_eureka.config.checks import check
-from megatron_eureka.config.known_models import find_model_info
+from megatron_eureka.config.known_models import KNOWN_MODELS, find_model_info
 from megatron_eureka.config.load import dump, load_config
 from megatron_eureka.config.memory import GIB, estimate_memory
 from megatron_eureka.config.model_info import ModelInfo
@@ -92,7 +92,7 @@ def _command(
     if as_rank:
         sys.exit(run_rank(lambda: _run_as_rank(task, config, file.stem, body)))
     num_ranks = config.launch.ranks * config.launch.nodes
-    info = find_model_info(config.model.path) if dry_run else ModelInfo.from_folder(config.model.path)
+    info = _model_for_plan(config.model.path) if dry_run else ModelInfo.from_folder(config.model.path)
     check(config, info, num_ranks, task)
     if dry_run:
         typer.echo(_plan(config, info, num_ranks))
@@ -114,12 +114,20 @@ def _run_as_rank(task: Literal["grpo", "sft"], config: Config, name: str, body: 
     body(config, name)
 
 
-def _plan(config: Config, info: ModelInfo, num_ranks: int) -> str:
+def _model_for_plan(path: str) -> ModelInfo | None:
+    """Sizes of a folder or a published model; None of a folder that will be made before the run, such as an export."""
+    return find_model_info(path) if Path(path).exists() or path in KNOWN_MODELS else None
+
+
+def _plan(config: Config, info: ModelInfo | None, num_ranks: int) -> str:
     from megatron_eureka.parallel.layout import Layout
 
     parallel = config.parallel
     layout = Layout.fill(num_ranks, tp=parallel.tp, pp=parallel.pp, cp=parallel.cp, vpp=parallel.vpp)
     engines = f"{num_ranks // config.rollout.tp} engines of tp {config.rollout.tp}, colocated"
+    if info is None:
+        left_out = f"{config.model.path} is not there yet: what depends on the model's sizes was not checked"
+        return f"{dump(config)}\n{layout.grid()}\n{engines}\n{left_out}"
     memory = estimate_memory(config, info, num_ranks)
     parts = ", ".join(f"{name.replace('_', ' ')} {value / GIB:.2f}" for name, value in vars(memory).items())
     total = f"memory of the fullest rank, GiB (estimate): training {memory.training / GIB:.2f} ({parts})"

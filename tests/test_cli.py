@@ -1,0 +1,49 @@
+"""The command line without ranks: plans, help, and the console script."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def cli(*arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "megatron_eureka", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT)
+
+
+@pytest.mark.parametrize(
+    "config, grid, last",
+    [
+        ("configs/digits/grpo.yaml", "2 ranks = tp 2 x cp 1 x dp 1 x pp 1 (vpp 1)", "is not there yet"),
+        ("configs/digits/sft.yaml", "2 ranks = tp 1 x cp 1 x dp 2 x pp 1 (vpp 1)", "is not there yet"),
+        ("configs/qwen2_5_vl_7b_1node.yaml", "8 ranks = ", "memory of the fullest rank"),
+    ],
+)
+def test_a_plan_shows_resolved_options_and_the_rank_grid(config, grid, last):
+    result = cli("sft" if "sft" in config else "train", config, "train.seed=7", "--dry-run")
+    assert result.returncode == 0, result.stderr
+    options, _, rest = result.stdout.partition(grid)
+    assert rest and yaml.safe_load(options)["train"]["seed"] == 7
+    assert "stage 0, replica 0: ranks 0" in rest and last in rest
+
+
+def test_a_plan_of_a_published_model_is_checked_against_its_sizes():
+    result = cli("train", "configs/qwen2_5_vl_7b_1node.yaml", "parallel.tp=8", "--dry-run")
+    assert result.returncode == 2 and "key-value heads" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["train", "sft"])
+def test_help_has_examples(command):
+    result = cli(command, "--help")
+    assert result.returncode == 0
+    assert f"megatron-eureka {command} configs/digits/" in result.stdout and "--dry-run" in result.stdout
+
+
+def test_the_console_script_is_the_same_program():
+    script = Path(sys.executable).with_name("megatron-eureka")
+    result = subprocess.run([script, "--help"], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0 and "train" in result.stdout and "sft" in result.stdout
