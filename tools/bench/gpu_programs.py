@@ -31,9 +31,9 @@ from megatron_eureka.data.packing import Item  # noqa: E402
 from megatron_eureka.data.prompts import PromptSet  # noqa: E402
 from megatron_eureka.model import attention  # noqa: E402
 from megatron_eureka.parallel import groups  # noqa: E402
-from megatron_eureka.parallel.layout import Layout  # noqa: E402
 from megatron_eureka.train.batch import cut_into_updates, make_rows, make_update  # noqa: E402
 from megatron_eureka.train.policy import Policy, accumulate, build_policy  # noqa: E402
+from megatron_eureka.train.run import start_job  # noqa: E402
 from megatron_eureka.train.sft import fit  # noqa: E402
 from megatron_eureka.train.update import old_logprobs, rollout_correction, update  # noqa: E402
 from megatron_eureka.types import Group, ImageKey, Prompt, Sample  # noqa: E402
@@ -92,9 +92,9 @@ def policy_of(variant: Variant, folder: str, freeze_vision: bool, lr: float) -> 
         "train": {"max_tokens_per_microbatch": variant.row_tokens, "steps": SFT_STEPS, "logprob_chunk_tokens": 64},
         "optimizer": {"lr": lr, "schedule": "constant", "warmup_fraction": 0.0},
     }
-    layout = Layout()
-    process_groups = groups.start(layout, seed=1, timeout_s=120)
-    return build_policy(Config.model_validate(options), layout, process_groups, pixels, BANNED)
+    config = Config.model_validate(options)
+    layout, process_groups = start_job(config)  # deterministic algorithms included, as in a run
+    return build_policy(config, layout, process_groups, pixels, BANNED)
 
 
 def run_model(variant: Variant, folder: str) -> dict[str, torch.Tensor]:
