@@ -21,14 +21,27 @@ SHUTDOWN_S = 5  # between asking ranks to end and ending them
 
 
 def is_rank() -> bool:
-    """Whether torchrun, srun or `launch_ranks` started this process as a rank; srun's variables become torch's."""
+    """Whether torchrun, srun or `launch_ranks` started this process as a rank; srun's variables become torch's.
+
+    A step of one task that nobody set a meeting point for is a shell, such as that of `srun --pty bash`: no rank.
+
+    Raises:
+        ValueError: srun started several tasks without MASTER_ADDR and MASTER_PORT.
+    """
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
         return True
-    if "SLURM_STEP_ID" in os.environ and "SLURM_PROCID" in os.environ:
-        names = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID"}
-        os.environ.update({ours: os.environ[slurm] for ours, slurm in names.items()})
-        return True
-    return False
+    if "SLURM_STEP_ID" not in os.environ or "SLURM_PROCID" not in os.environ:
+        return False
+    if "MASTER_ADDR" not in os.environ or "MASTER_PORT" not in os.environ:
+        if os.environ["SLURM_NTASKS"] == "1":
+            return False
+        raise ValueError(
+            f"srun started {os.environ['SLURM_NTASKS']} tasks without MASTER_ADDR and MASTER_PORT. Export the first "
+            "node's address and a free port of it before srun, as examples/qwen2_5_vl_7b/multi_node.sbatch does."
+        )
+    names = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID"}
+    os.environ.update({ours: os.environ[slurm] for ours, slurm in names.items()})
+    return True
 
 
 def launch_ranks(arguments: Sequence[str], num_ranks: int, module: str = "megatron_eureka") -> int:

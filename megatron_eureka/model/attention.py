@@ -10,7 +10,7 @@ varlen convention, so on CUDA the whole row is one kernel call where flash-atten
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +28,8 @@ class PackedRow(PackedSeqParams):
 
     qkv_format: str = "sbhd"  # Megatron-Core must not reshape: the row is a batch of one
     segments: tuple[Segment, ...] = ()
-    flash: FlashIndex | None = field(default=None)
+    masks: tuple[torch.Tensor | None, ...] = ()  # one a segment, shared by all layers; None: plain causal
+    flash: FlashIndex | None = None  # instead of masks, where flash-attention runs
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,10 @@ def flash_index(segments: tuple[Segment, ...], device: torch.device) -> FlashInd
 
 
 def packed_row(segments: tuple[Segment, ...], device: torch.device, dtype: torch.dtype) -> PackedRow:
-    """The per-row argument of the decoder; prepares the varlen index where flash-attention will be used."""
-    use_flash = device.type == "cuda" and dtype in (torch.bfloat16, torch.float16) and flash_attention() is not None
-    return PackedRow(segments=segments, flash=flash_index(segments, device) if use_flash else None)
+    """The per-row argument of the decoder, with what all layers share: the varlen index, or the segments' masks."""
+    if device.type == "cuda" and dtype in (torch.bfloat16, torch.float16) and flash_attention() is not None:
+        return PackedRow(segments=segments, flash=flash_index(segments, device))
+    return PackedRow(segments=segments, masks=tuple(_bottom_right(segment, device) for segment in segments))
 
 
 class SegmentAttention(MegatronModule):
@@ -110,7 +112,7 @@ class SegmentAttention(MegatronModule):
         if packed_seq_params.flash is not None:
             out = self._flash(query, key, value, packed_seq_params.flash)
         else:
-            out = self._by_segment(query, key, value, packed_seq_params.segments)
+            out = self._by_segment(query, key, value, packed_seq_params)
         return out.reshape(out.shape[0], 1, -1)
 
     def _flash(self, query, key, value, index: FlashIndex) -> torch.Tensor:
@@ -126,18 +128,16 @@ class SegmentAttention(MegatronModule):
             causal=True,
         )
 
-    def _by_segment(self, query, key, value, segments: tuple[Segment, ...]) -> torch.Tensor:
+    def _by_segment(self, query, key, value, row: PackedRow) -> torch.Tensor:
         batch = lambda x: x.transpose(0, 1).unsqueeze(0)  # [t, h, d] -> [1, h, t, d]
         outputs = []
-        for segment in segments:
-            num_queries, num_keys = segment.end - segment.start, segment.num_keys
-            square = num_queries == num_keys
+        for segment, mask in zip(row.segments, row.masks, strict=True):
             out = F.scaled_dot_product_attention(
                 batch(query[segment.start : segment.end]),
                 batch(_rows(key, segment.key_ranges)),
                 batch(_rows(value, segment.key_ranges)),
-                attn_mask=None if square else _bottom_right(num_queries, num_keys, query.device),
-                is_causal=square,
+                attn_mask=mask,
+                is_causal=mask is None,
                 scale=self.scale,
                 enable_gqa=query.shape[1] != key.shape[1],
             )
@@ -151,6 +151,9 @@ def _rows(x: torch.Tensor, ranges: tuple[tuple[int, int], ...]) -> torch.Tensor:
     return torch.cat([x[start:end] for start, end in ranges])
 
 
-@functools.lru_cache(maxsize=256)
-def _bottom_right(num_queries: int, num_keys: int, device: torch.device) -> torch.Tensor:
+def _bottom_right(segment: Segment, device: torch.device) -> torch.Tensor | None:
+    """[queries, keys] bool; None where there are as many keys as queries, which the kernels know as causal."""
+    num_queries, num_keys = segment.end - segment.start, segment.num_keys
+    if num_queries == num_keys:
+        return None
     return torch.ones(num_queries, num_keys, dtype=torch.bool, device=device).tril(num_keys - num_queries)

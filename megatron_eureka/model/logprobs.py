@@ -24,12 +24,13 @@ class _ChunkedLogProbs(torch.autograd.Function):
             logits = _logits(hidden[part], weight, banned, temperature)
             peak = logits.amax(-1)
             dist.all_reduce(peak, op=dist.ReduceOp.MAX, group=group)
-            exponentials = (logits - peak[:, None]).exp_()
-            # sum of exp, sum of exp * (logit - peak), and the target's logit - peak where this rank has it
-            shifted = (logits - peak[:, None]).masked_fill_(exponentials == 0, 0.0)
+            shifted = logits - peak[:, None]
             local = targets[part] - first
             mine = (local >= 0) & (local < weight.shape[0])
-            picked = shifted.gather(1, local.clamp(0, weight.shape[0] - 1)[:, None])[:, 0] * mine
+            picked = shifted.gather(1, local.clamp(0, weight.shape[0] - 1)[:, None])[:, 0].masked_fill(~mine, 0.0)
+            exponentials = shifted.exp()
+            shifted.masked_fill_(exponentials == 0, 0.0)  # banned tokens: 0 * -inf is no number
+            # sum of exp, sum of exp * (logit - peak), and the target's logit - peak where this rank has it
             sums = torch.stack([exponentials.sum(-1), (exponentials * shifted).sum(-1), picked])
             dist.all_reduce(sums, group=group)
             total, weighted, target = sums

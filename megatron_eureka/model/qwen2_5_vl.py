@@ -157,10 +157,21 @@ def build_model(folder: str, config: Config, groups: ProcessGroupCollection) -> 
         for vp_stage in range(config.parallel.vpp):
             stage = vp_stage if config.parallel.vpp > 1 else None
             chunk = Qwen2_5_VL(info, hf_config, core_config, engine, groups, stage)
-            if chunk.pre_process and config.model.freeze_vision:
-                chunk.visual.requires_grad_(False)
+            if chunk.pre_process:
+                _prepare_tower(chunk.visual, config.model.freeze_vision)
             chunks.append(chunk.to(device()))
     return chunks
+
+
+def _prepare_tower(tower: torch.nn.Module, frozen: bool) -> None:
+    """Freeze the tower, or have Megatron-Core average its gradients over the tensor-parallel ranks, which all run it.
+
+    The ranks compute the same gradients; CUDA kernels that sum in no fixed order would let them drift apart. gloo has
+    no average, and on CPU the gradients are the same to the bit.
+    """
+    tower.requires_grad_(not frozen)
+    for parameter in tower.parameters():
+        parameter.average_gradients_across_tp_domain = torch.cuda.is_available()
 
 
 def named_weights(chunks: list[Qwen2_5_VL]) -> dict[str, torch.nn.Parameter]:

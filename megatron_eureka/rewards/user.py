@@ -65,7 +65,15 @@ class UserReward:
 
     def _by_sample(self, result: object, num_samples: int) -> list[dict[str, float]]:
         _check(result, num_samples, self.name)
-        return [{name: float(values[index]) for name, values in result.items()} for index in range(num_samples)]
+        scores = [
+            {name: float(values[index]) for name, values in result.items() if _is_finite(values[index])}
+            for index in range(num_samples)
+        ]
+        for score in scores:
+            if len(score) < len(result):
+                self.counters["errors"] += 1
+                logger.warning("Reward function %s returned no finite number for a sample, which scores 0", self.name)
+        return scores
 
 
 def _check_defines(path: Path, name: str) -> None:
@@ -95,7 +103,10 @@ def _check(result: object, num_samples: int, name: str) -> None:
     for component, values in result.items():
         if component in RESERVED:
             raise ValueError(f"{name} returned {component!r}, which is reserved. Rename it; {RESERVED} are ours.")
-        if len(values) != num_samples:
-            raise ValueError(f"{name} returned {len(values)} values of {component!r} for {num_samples} samples.")
-        if not all(math.isfinite(value) for value in values):
-            raise ValueError(f"{name} returned a value of {component!r} that is not finite.")
+        if not isinstance(values, list) or len(values) != num_samples:
+            got = f"{len(values)} values" if isinstance(values, list) else type(values).__name__
+            raise ValueError(f"{name} returned {got} of {component!r} for {num_samples} samples; give a list.")
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)

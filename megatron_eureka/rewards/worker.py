@@ -5,19 +5,27 @@
 and nothing else.
 """
 
+import ctypes
 import importlib.util
 import json
 import logging
 import os
 import resource
 import select
+import signal
 import sys
 
 PARENT_CHECK_S = 5.0
 
 
 def serve(module_file: str, memory_bytes: int) -> None:
-    """Answer calls until the input closes or the parent is gone."""
+    """Answer calls until the input closes or the parent is gone; a call that never ends dies with the parent too."""
+    parent = os.getppid()
+    if sys.platform.startswith("linux"):
+        set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+        if os.getppid() != parent:  # it died before the call
+            return
     # Results have the real standard output for themselves; what the verifier prints goes to standard error.
     output = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
@@ -25,7 +33,6 @@ def serve(module_file: str, memory_bytes: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, resource.getrlimit(resource.RLIMIT_AS)[1]))
     sys.path.insert(0, os.path.dirname(os.path.abspath(module_file)))  # a user's file may import its neighbours
     logging.getLogger("math_verify").setLevel(logging.ERROR)
-    parent = os.getppid()
     spec = importlib.util.spec_from_file_location("verifier", module_file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
