@@ -69,7 +69,10 @@ def stubs(tmp_path):
     folder.mkdir()
     record = f'printf "%s\\n" "$@" > {tmp_path}/started\nenv > {tmp_path}/env\n'
     (folder / "srun").write_text(f"#!/bin/sh\n{record}")
-    (folder / "scontrol").write_text('#!/bin/sh\n[ "$3" = "gpu[3-4]" ] && printf "gpu3\\ngpu4\\n"\n')
+    (folder / "scontrol").write_text(
+        '#!/bin/sh\ncase "$*" in\n"show hostnames gpu[3-4]") printf "gpu3\\ngpu4\\n" ;;\n'
+        '"--oneliner show node gpu3") echo "NodeName=gpu3 NodeAddr=10.0.0.3 NodeHostName=gpu3" ;;\n*) exit 1 ;;\nesac\n'
+    )
     python = f'#!/bin/sh\nfor last; do :; done\n[ "$last" = --dry-run ] && exec {sys.executable} "$@"\n{record}'
     (folder / "python").write_text(python)
     for stub in folder.iterdir():
@@ -97,27 +100,30 @@ def test_single_node_starts_torchrun_after_the_plan(stubs, tmp_path):
 
 
 def test_multi_node_starts_a_rank_a_gpu_after_the_plan(stubs, tmp_path):
+    """Without SLURM; tests/launch submits the script to a real one."""
     slurm = {
-        "SLURM_SUBMIT_DIR": str(ROOT),
         "SLURM_JOB_NUM_NODES": "2",
         "SLURM_JOB_NODELIST": "gpu[3-4]",
         "SLURM_JOB_ID": "41234",
+        "SLURM_NTASKS": "16",
+        "SLURM_CPUS_PER_TASK": "8",
     }
+    config = "configs/qwen2_5_vl_7b_1node.yaml"
+    options = [f"model.path={MODEL}", "data.train=[/data/k12.jsonl]", "train.steps=3"]
     script = tmp_path / "slurm_script"  # sbatch runs a copy from its spool folder
     shutil.copy(EXAMPLES / "qwen2_5_vl_7b" / "multi_node.sbatch", script)
-    done = run(["bash", str(script), "train.steps=3"], MODEL=MODEL, DATA="/data/k12.jsonl", **stubs, **slurm)
+    done = run(["bash", str(script), config, *options], **stubs, **slurm)
     assert done.returncode == 0, done.stderr
     assert "16 ranks = tp 2 x cp 1 x dp 8 x pp 1" in done.stdout
     arguments, environment = started(tmp_path)
-    assert arguments[:3] == ["--ntasks-per-node=8", "--kill-on-bad-exit=1", "--export=ALL"]
-    assert arguments[3:] == [
-        *(stubs["PYTHON"], "-m", "megatron_eureka", "train", "configs/qwen2_5_vl_7b_1node.yaml"),
-        *(f"model.path={MODEL}", "data.train=[/data/k12.jsonl]", "launch.ranks=8", "launch.nodes=2"),
-        *("checkpoint.every=10", "train.steps=3"),
+    assert arguments == [
+        *("--ntasks=16", "--ntasks-per-node=8", "--distribution=block", "--kill-on-bad-exit=1", "--export=ALL"),
+        *("--cpus-per-task=8", stubs["PYTHON"], "-m", "megatron_eureka", "train", config),
+        *("launch.ranks=8", "launch.nodes=2", *options),
     ]
-    assert (environment["MASTER_ADDR"], environment["MASTER_PORT"]) == ("gpu3", "21234")
+    assert (environment["MASTER_ADDR"], environment["MASTER_PORT"]) == ("10.0.0.3", "11234")
     assert "#SBATCH --requeue" in script.read_text()
-    assert load_config(ROOT / "configs" / "qwen2_5_vl_7b_1node.yaml").logging.resume == "auto"
+    assert load_config(ROOT / config).logging.resume == "auto"
 
 
 def test_a_plan_that_cannot_work_starts_nothing(stubs, tmp_path):
