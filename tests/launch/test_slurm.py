@@ -53,6 +53,18 @@ def test_two_nodes_train_to_the_end(cluster, job, tmp_path):
     assert ranks == [["n1", "0", "0", "1", "127.0.0.1", port], ["n2", "1", "0", "1", "127.0.0.1", port]]
 
 
+def test_grpo_trains_on_two_nodes(cluster, job, tmp_path):
+    """What the script runs when TASK is not given: an engine and a trainer rank on each node."""
+    output = tmp_path / "job.out"
+    overrides = job.options("grpo_two", train__steps=2, parallel__tp=1)
+    arguments = [*ONE_RANK_A_NODE, SCRIPT, "configs/digits/grpo.yaml", *overrides]
+    number = cluster.submit(arguments, output, ROOT, PYTHON=sys.executable, OMP_NUM_THREADS="1")
+    ended = cluster.wait(number, 180)
+    assert (ended["JobState"], ended["ExitCode"]) == ("COMPLETED", "0:0"), output.read_text("utf-8")
+    assert [line["step"] for line in job.metrics("grpo_two") if "actor/grad_norm" in line] == [1, 2]
+    assert (job.run_folder("grpo_two") / "finished.json").exists()
+
+
 def test_as_shipped_it_asks_for_eight_ranks_a_node(cluster, tmp_path):
     """Nothing said to sbatch: 16 ranks in blocks of 8, 8 CPUs each, and one plan before them."""
     python, record = recorder(tmp_path, 'echo "$@"')
