@@ -23,7 +23,7 @@ class Prompt:
     """One question, tokenised once. Pixels are not here: they are in the image store under `images`."""
 
     id: str
-    index: int  # position in the data set, after skipping; the stable part of sampling seeds
+    place: str  # where it was read, "file:line"
     messages: tuple[dict, ...]  # chat turns as read; image entries hold their source string
     answer: str  # the label that rewards compare with
     token_ids: tuple[int, ...]  # [prompt tokens], placeholders expanded: one for each visual token

@@ -126,6 +126,12 @@ def _batches(config: Config) -> Iterator[str]:
             f"{rollout.samples_per_prompt} = {samples} samples are not divisible by train.samples_per_update = "
             f"{config.train.samples_per_update}. Use {math.gcd(samples, config.train.samples_per_update)}."
         )
+    if config.train.samples_per_update % rollout.samples_per_prompt:
+        yield (
+            f"train.samples_per_update = {config.train.samples_per_update} is no multiple of "
+            f"rollout.samples_per_prompt = {rollout.samples_per_prompt}: an update takes whole groups. "
+            f"Use {rollout.samples_per_prompt * max(1, config.train.samples_per_update // rollout.samples_per_prompt)}."
+        )
     if rollout.samples_per_prompt == 1:
         yield (
             f"rollout.samples_per_prompt = 1 with algorithm.advantage = {config.algorithm.advantage}: a group of one "

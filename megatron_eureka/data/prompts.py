@@ -75,7 +75,7 @@ def load_prompts(
             record = _parse_record(text, place)
             answer = _answer(record, check)
             response = _response(record, with_responses, processor)
-            prompt = _build(record, answer, len(prompts), options, processor, store, root)
+            prompt = _build(record, answer, place, options, processor, store, root)
         except _BadLine as error:
             if error.kind == "overlong" and options.overlong == "error":
                 raise ValueError(f"{place}: {error} Or drop such lines: data.overlong = drop.") from error
@@ -150,7 +150,7 @@ def _response(record: dict, required: bool, processor: Any) -> tuple[int, ...]:
 
 
 def _build(
-    record: dict, answer: str, index: int, options: Data, processor: Any, store: ImageStore, root: Path
+    record: dict, answer: str, place: str, options: Data, processor: Any, store: ImageStore, root: Path
 ) -> Prompt:
     try:
         messages = parse_messages(record["message"])
@@ -180,7 +180,7 @@ def _build(
             "overlong",
             f"id {record['id']!r}: {len(ids)} prompt tokens, data.max_prompt_tokens is {options.max_prompt_tokens}.",
         )
-    return Prompt(str(record["id"]), index, messages, answer, ids, engine_ids, images)
+    return Prompt(str(record["id"]), place, messages, answer, ids, engine_ids, images)
 
 
 def _report(counters: dict[str, int], paths: Iterable[str | Path]) -> None:

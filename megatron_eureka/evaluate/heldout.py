@@ -43,7 +43,8 @@ class Evaluation:
 
     def metrics(self) -> dict[str, float]:
         """For metrics.jsonl."""
-        return {f"evaluation/{name}": self.rate(name) for name in ("accuracy", "format")}
+        rates = {f"evaluation/{name}": self.rate(name) for name in ("accuracy", "format")}
+        return {**rates, "evaluation/refused": float(self.num_refused)}
 
     def write(self, path: Path) -> None:
         """One JSON line an item."""
@@ -65,7 +66,9 @@ def evaluate(
         the items in the order of the prompts, the same on every rank.
     """
     sampling = SamplingOptions.from_config(config, greedy=True)
-    results = sample_groups(engine, scorer, store, prompts, [(0,)] * len(prompts), sampling)
+    skip_broken = config.data.on_error == "skip"
+    seeds = [(0,)] * len(prompts)
+    results = sample_groups(engine, scorer, store, prompts, seeds, sampling, skip_broken=skip_broken)
     items = []
     for prompt, result in zip(prompts, results, strict=True):
         if isinstance(result, Refusal):

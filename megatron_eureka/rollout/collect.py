@@ -45,6 +45,7 @@ def sample_groups(
     seeds: Sequence[tuple[int, ...]],
     sampling: SamplingOptions,
     timer: Timer = nullcontext,
+    skip_broken: bool = False,
 ) -> list[Group | Refusal]:
     """Responses to all prompts, each engine generating and scoring its share; a collective over the whole job.
 
@@ -52,16 +53,19 @@ def sample_groups(
         prompts: the same list on every rank.
         seeds: for each prompt one seed a response.
         timer: times what is under it, by name: "rollout" and "reward".
+        skip_broken: refuse a prompt whose picture turns out to be broken when it is decoded.
 
     Returns:
         one entry a prompt, in order, the same on every rank.
+
+    Raises:
+        ValueError: a picture is broken, with file and line of its prompt, unless `skip_broken`.
     """
     mine = range(engine.engine_index, len(prompts), engine.num_engines)
-    requests = [
-        GenerateRequest(prompts[i], tuple(store.image(key) for key in prompts[i].images), seeds[i]) for i in mine
-    ]
+    requests = [_request(prompts[i], store, seeds[i], skip_broken) for i in mine]
     with timer("rollout"):
-        outputs = engine.generate(requests, sampling)
+        generated = iter(engine.generate([r for r in requests if not isinstance(r, Refusal)], sampling))
+    outputs = [request if isinstance(request, Refusal) else next(generated) for request in requests]
     with timer("reward"):  # the slowest engine's share of the waiting is in here
         leads = dist.get_rank() % (dist.get_world_size() // engine.num_engines) == 0
         found: dict[int, tuple[Sample, ...] | Refusal] | None = None
@@ -75,6 +79,15 @@ def sample_groups(
         result if isinstance(result, Refusal) else Group(prompt, result)
         for prompt, result in zip(prompts, results, strict=True)
     ]
+
+
+def _request(prompt: Prompt, store: ImageStore, seeds: tuple[int, ...], skip_broken: bool) -> GenerateRequest | Refusal:
+    try:
+        return GenerateRequest(prompt, tuple(store.image(key) for key in prompt.images), seeds)
+    except ValueError as error:
+        if skip_broken:
+            return Refusal(prompt.id, f"{prompt.place}: {error}")
+        raise ValueError(f"{prompt.place}: {error} (data.on_error = skip leaves such prompts out)") from error
 
 
 def _scored(
@@ -155,8 +168,8 @@ class Collector:
             for place, _ in draws
         ]
         prompts = [self.prompts[index] for _, index in draws]
-        sampling = SamplingOptions.from_config(self.config)
-        results = sample_groups(self.engine, self.scorer, self.store, prompts, seeds, sampling, self.timer)
+        sampling, skip_broken = SamplingOptions.from_config(self.config), self.config.data.on_error == "skip"
+        results = sample_groups(self.engine, self.scorer, self.store, prompts, seeds, sampling, self.timer, skip_broken)
         for refusal in (result for result in results if isinstance(result, Refusal)):
             counters["rollout/refused"] += 1
             logger.warning("step %d: prompt %s was refused: %s", step, refusal.prompt_id, refusal.reason)

@@ -35,6 +35,10 @@ from megatron_eureka.rollout.plugin import BACKEND, CPU_WORKER, JOB_KEY, registe
 UPDATE_PART_BYTES = 64 << 20  # of weights handed to the worker in one call
 
 
+class SourceError(RuntimeError):
+    """The trainer could not make the weights that an engine was to take."""
+
+
 class ColocatedEngine:
     """The engine that this rank belongs to; see `protocol.Engine`. Build it on all ranks together.
 
@@ -108,6 +112,7 @@ class ColocatedEngine:
 
         Raises:
             RuntimeError: naming the ranks that failed, and why.
+            SourceError: this rank could not make its weights; it has to end, since others wait for it.
         """
         include_frozen = not self._update_complete
         self._usable = self._update_complete = False
@@ -137,12 +142,16 @@ class ColocatedEngine:
             self._asleep -= set(wanted)
 
     def _receive(self, stream: Iterator[tuple[str, torch.Tensor]]) -> str | None:
-        """Start, update part by part, finish, drop what old weights computed. Returns why it failed, if it did."""
+        """Start, update part by part, finish, drop what old weights computed. Returns why the engine failed, if it did.
+
+        Raises:
+            SourceError: the trainer's side failed. The other ranks wait in its collectives, so this rank has to end.
+        """
         tower_changed = False
         try:
             with self._vllm("failed to update its weights"):
                 self._llm.start_weight_update()
-                for part in _parts(stream):
+                for part in _parts(_guarded(stream)):
                     tower_changed |= any(name.startswith("visual.") for name, _ in part)
                     self._llm.update_weights({"update_info": {"tensors": part}})
                 self._llm.finish_weight_update()
@@ -150,6 +159,8 @@ class ColocatedEngine:
                     raise RuntimeError("the prefix cache of the old weights is still in use")
                 if tower_changed:
                     self._llm.llm_engine.reset_encoder_cache()
+        except SourceError:
+            raise
         except RuntimeError as error:
             return str(error)
         return None
@@ -210,6 +221,8 @@ class ColocatedEngine:
         try:
             with torch_state_kept():
                 yield
+        except SourceError:
+            raise
         except Exception as error:  # vLLM raises whatever its parts raise; all of it ends here, with its cause
             raise RuntimeError(
                 f"Engine {self.engine_index} (rank {self._rank}) {what}: {type(error).__name__}: {error}"
@@ -269,6 +282,14 @@ def _vllm_prompt(request: GenerateRequest) -> dict:
         prompt["multi_modal_data"] = {"image": list(request.images)}
         prompt["multi_modal_uuids"] = {"image": [key.digest for key in request.prompt.images]}
     return prompt
+
+
+def _guarded(stream: Iterator[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
+    """The stream, what it raises told apart from what the engine raises while it takes from it."""
+    try:
+        yield from stream
+    except Exception as error:  # any failure here leaves the other ranks in a collective
+        raise SourceError(f"The trainer's weights could not be gathered: {type(error).__name__}: {error}") from error
 
 
 def _parts(stream: Iterator[tuple[str, torch.Tensor]]) -> Iterator[list[tuple[str, torch.Tensor]]]:

@@ -93,10 +93,13 @@ class Engine(Protocol):
         ...
 
 
-def sampling_seed(run_seed: int, step: int, prompt_index: int, sample_index: int) -> int:
+def sampling_seed(run_seed: int, step: int, place: int, sample_index: int) -> int:
     """The seed of one response: a stable hash of what names it, in [0, 2^63).
 
-    A resumed run, another number of engines or another order of prompts draws the same responses.
+    A resumed run or another number of engines draws the same responses.
+
+    Args:
+        place: of the prompt in the stream, counted over epochs, so that a prompt that comes twice is drawn anew.
     """
-    text = f"{run_seed}/{step}/{prompt_index}/{sample_index}".encode()
+    text = f"{run_seed}/{step}/{place}/{sample_index}".encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1

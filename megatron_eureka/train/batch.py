@@ -22,6 +22,7 @@ class UpdateBatch:
     samples: tuple[Sample, ...]  # [samples of the global update]
     advantages: torch.Tensor  # [samples] float32
     weights: torch.Tensor  # [samples] float32, of each token of a sample in the loss
+    stale: torch.Tensor  # [samples] bool, drawn by an older policy than the one the step starts from
     rows: tuple[MicroBatch, ...]  # this replica's
 
     def engine_logprobs(self, row: MicroBatch) -> torch.Tensor:
@@ -44,8 +45,12 @@ def cut_into_updates(groups: Sequence[Group], samples_per_update: int) -> list[l
     return updates
 
 
-def make_update(groups: Sequence[Group], config: Config, policy: Policy) -> UpdateBatch:
-    """Advantages, loss weights and rows of one update."""
+def make_update(groups: Sequence[Group], config: Config, policy: Policy, policy_version: int = 0) -> UpdateBatch:
+    """Advantages, loss weights and rows of one update.
+
+    Args:
+        policy_version: of the weights that the step starts from; samples of older ones are stale.
+    """
     estimator = ESTIMATORS[config.algorithm.advantage]
     samples = tuple(sample for group in groups for sample in group.samples)
     rewards = [torch.tensor([sample.rewards["total"] for sample in group.samples]) for group in groups]
@@ -60,6 +65,7 @@ def make_update(groups: Sequence[Group], config: Config, policy: Policy) -> Upda
         samples=samples,
         advantages=torch.cat([estimator(group_rewards) for group_rewards in rewards]),
         weights=torch.tensor(sample_weights(config.algorithm.reduction, num_trained)),
+        stale=torch.tensor([sample.policy_version < policy_version for sample in samples]),
         rows=tuple(make_rows(items, config, policy)),
     )
 

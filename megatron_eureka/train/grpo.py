@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import os
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
+import torch.distributed as dist
 
 from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.config.schema import Config
-from megatron_eureka.evaluate.heldout import Evaluation, evaluate
+from megatron_eureka.evaluate.heldout import evaluate
 from megatron_eureka.log import logger
+from megatron_eureka.parallel.groups import device
 from megatron_eureka.rewards.scorer import Scorer
 from megatron_eureka.rollout.collect import Collected, Collector
-from megatron_eureka.rollout.colocated import ColocatedEngine, EngineOptions
+from megatron_eureka.rollout.colocated import ColocatedEngine
+from megatron_eureka.rollout.options import EngineOptions
 from megatron_eureka.rollout.suppress import stop_token_ids, suppressed_token_ids
 from megatron_eureka.train import update as passes
 from megatron_eureka.train.batch import UpdateBatch, cut_into_updates, make_update
 from megatron_eureka.train.rollout_metrics import performance, rollout_metrics, throughput, vision_metrics
-from megatron_eureka.train.run import Data, Run, load_data, new_stream, open_run, start_job
+from megatron_eureka.train.run import Data, Run, load_data, new_stream, open_folder, open_run, run_on_main, start_job
 
 
 def train(config: Config, name: str) -> None:
@@ -57,23 +60,24 @@ class Session:
     scorer: Scorer
     collector: Collector
     data: Data
-    evaluations: dict[int, Evaluation] = field(default_factory=dict)  # by step
     images_asked: int = 0  # distinct images of this replica's rows in the step
+    counted: dict[str, int] = field(default_factory=dict)  # counters at the end of the step before
 
 
 def open_session(config: Config, name: str) -> Session:
     """Set everything up and take up a run that was cut off; weights are in the engines afterwards."""
     layout, process_groups = start_job(config)
-    ranks_on_node = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    workers = max(1, config.reward.workers // ranks_on_node)
+    folder = open_folder(config, name)
+    workers = max(1, config.reward.workers // ranks_on_node())
     scorer = Scorer(config.reward.model_copy(update={"workers": workers}))
-    data = load_data(config, scorer.check_label)
+    data = load_data(config, scorer.check_label, spill_dir=folder.images)
     tokenizer = data.processor.tokenizer
     vocab_size = ModelInfo.from_folder(config.model.path).vocab_size
     banned = suppressed_token_ids(vocab_size, tokenizer, stop_token_ids(config.model.path, tokenizer))
-    run = open_run(config, name, data, layout, process_groups, banned)
+    run = open_run(config, folder, data, layout, process_groups, banned)
     logger.info("starting %d engines of tp %d", layout.world_size // config.rollout.tp, config.rollout.tp)
-    engine = ColocatedEngine(EngineOptions.from_config(config))
+    max_images = max(1, *(len(prompt.images) for prompt in (*data.train.prompts, *data.heldout)))
+    engine = ColocatedEngine(EngineOptions.from_config(config, max_images=max_images))
     stream = new_stream(config, data.train)
     collector = Collector(config, engine, scorer, data.store, data.train.prompts, stream, run.timers)
     session = Session(run, engine, scorer, collector, data)
@@ -83,6 +87,13 @@ def open_session(config: Config, name: str) -> Session:
         engine.update_weights(run.weight_source, version=progress["policy_version"])
     run.open_writer()
     return session
+
+
+def ranks_on_node() -> int:
+    """Ranks of the job on this machine; not every launcher says."""
+    hosts: list[str] = [""] * dist.get_world_size()
+    dist.all_gather_object(hosts, socket.gethostname())
+    return hosts.count(socket.gethostname())
 
 
 def collect(session: Session, step: int) -> Collected:
@@ -112,7 +123,8 @@ def make_batches(session: Session, collected: Collected) -> list[UpdateBatch]:
     run = session.run
     with run.timers("pack"):
         chunks = cut_into_updates(collected.groups, run.config.train.samples_per_update)
-        batches = [make_update(groups, run.config, run.policy) for groups in chunks]
+        version = session.engine.policy_version
+        batches = [make_update(groups, run.config, run.policy, version) for groups in chunks]
         if run.policy.encoder is not None:
             images = [image for batch in batches for row in batch.rows for image in row.images]
             session.images_asked = run.policy.encoder.remember(images)
@@ -130,20 +142,23 @@ def update_policy(
 ) -> list[dict[str, float]]:
     """One optimizer step a batch; returns the metrics of each."""
     run = session.run
+    planned = updates_per_step(run.config)
     with run.timers("update"):
-        metrics = []
+        metrics: list[dict[str, float]] = []
         for batch, logprobs in zip(batches, old, strict=True):
             correction = passes.rollout_correction(run.policy, batch, logprobs)
-            result = passes.update(run.policy, batch, logprobs, run.updates, num_updates(run.config))
+            # A step takes its planned share of the schedule, however many groups the filter left.
+            place = planned * (run.step + len(metrics) / len(batches))
+            result = passes.update(run.policy, batch, logprobs, place, planned * run.config.train.steps)
             metrics.append({**correction, **result})
             run.updates += 1
     return metrics
 
 
-def num_updates(config: Config) -> int:
-    """Optimizer steps of the whole run when every batch fills; the learning-rate schedule spans them."""
+def updates_per_step(config: Config) -> int:
+    """Optimizer steps of a step whose batch is full."""
     samples = config.rollout.prompts_per_step * config.rollout.samples_per_prompt
-    return config.train.steps * max(1, samples // config.train.samples_per_update)
+    return max(1, samples // config.train.samples_per_update)
 
 
 def push_weights(session: Session) -> None:
@@ -167,8 +182,7 @@ def log(
     metrics["actor/log_ratio_max/first"] = updates[0]["actor/log_ratio_max"]  # 0 when old log-probs are this policy's
     metrics |= rollout_metrics(collected, torch.cat([batch.advantages for batch in batches]))
     metrics |= vision_metrics(run.policy, session.images_asked)
-    metrics |= {f"reward/{name}": float(count) for name, count in session.scorer.counters.items()}
-    metrics["perf/images_decoded"] = float(session.data.store.counters["decoded"])  # this rank's, since the start
+    metrics |= step_counts(session)
     metrics["rollout/policy_version"] = float(session.engine.policy_version)
     metrics |= performance(collected, seconds)
     metrics |= throughput(run.policy, [row for batch in batches for row in batch.rows], run.timers)
@@ -185,17 +199,30 @@ def log(
     run.log(step, metrics, console)
 
 
+def step_counts(session: Session) -> dict[str, float]:
+    """What verifiers and the image store counted in this step, over the job."""
+    scorer, store = session.scorer.counters, session.data.store.counters
+    counts = {"reward/timeouts": scorer["timeouts"], "reward/errors": scorer["errors"]}
+    counts |= {"perf/images_decoded": store["decoded"]}
+    new = torch.tensor([count - session.counted.get(name, 0) for name, count in counts.items()], dtype=torch.float64)
+    session.counted = counts
+    new = new.to(device())
+    dist.all_reduce(new)
+    return dict(zip(counts, new.tolist(), strict=True))
+
+
 def evaluate_if(session: Session, step: int, due: bool) -> None:
     """Answer the held-out prompts greedily after `step`, and record the result."""
     run, prompts = session.run, session.data.heldout
-    if not due or not prompts:
+    target = run.folder.path / "evaluation" / f"step_{step}.jsonl"
+    if not due or not prompts or run_on_main(target.exists, for_all=True):
         return
-    with run.timers("evaluation"), engine_turn(session):
+    started = time.perf_counter()
+    with engine_turn(session):
         result = evaluate(run.config, session.engine, session.scorer, session.data.store, prompts)
-    session.evaluations[step] = result
     if run.is_main:
-        result.write(run.folder.path / "evaluation" / f"step_{step}.jsonl")
-        run.writer.write(step, result.metrics())
+        result.write(target)
+        run.writer.write(step, {**result.metrics(), "timing_s/evaluation": time.perf_counter() - started})
         low, high = result.interval("accuracy")
         logger.info(
             "held-out after step %d: accuracy %.3f [%.3f, %.3f], format %.3f, %d prompts",
@@ -216,7 +243,7 @@ def save_if(session: Session, step: int, due: bool) -> None:
 def finish(session: Session) -> None:
     """Evaluate, save and export what the run ended with."""
     run, last = session.run, session.run.config.train.steps
-    evaluate_if(session, last, last not in session.evaluations)
+    evaluate_if(session, last, True)
     save_if(session, last, True)
     if run.config.checkpoint.export:
         logger.info("exporting to %s", run.export())

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-import torch.distributed as dist
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
 from megatron.core.optimizer import ChainedOptimizer, MegatronOptimizer, OptimizerConfig, get_megatron_optimizer
 from megatron.core.pipeline_parallel import get_forward_backward_func
@@ -22,7 +21,7 @@ from megatron_eureka.parallel.groups import coordinates, device
 from megatron_eureka.parallel.layout import Layout
 from megatron_eureka.train.schedule import learning_rate
 from megatron_eureka.types import MicroBatch
-from megatron_eureka.weights import load_hf
+from megatron_eureka.weights import check_hf_keys, load_hf
 
 Report = dict[str, torch.Tensor]
 # (number of the row, row, log-probs [targets], entropies [targets]) -> (loss to be summed over all rows, report)
@@ -104,6 +103,7 @@ def build_policy(
         banned: token ids that sampling never yields; they get no probability in training either.
     """
     info = ModelInfo.from_folder(config.model.path)
+    check_hf_keys(config.model.path, info)
     model = build_model(config.model.path, config, groups)
     with torch.no_grad():
         load_hf(config.model.path, named_weights(model), info, coordinates(layout).tp, layout.tp)
@@ -221,7 +221,7 @@ def accumulate(policy: Policy, rows: Sequence[MicroBatch], row_loss: RowLoss) ->
     return run_rows(policy, rows, row_loss, forward_only=False)
 
 
-def step(policy: Policy, update: int, num_updates: int) -> StepResult:
+def step(policy: Policy, update: float, num_updates: int) -> StepResult:
     """Clip the gradients and move the weights.
 
     Raises:
@@ -242,13 +242,3 @@ def step(policy: Policy, update: int, num_updates: int) -> StepResult:
             )
         policy.optimizer.step()
     return StepResult(grad_norm=grad_norm, lr=lr)
-
-
-def from_last_stage(policy: Policy, value):
-    """A Python object of the last stage, known on all stages of this pipeline."""
-    if policy.layout.pp == 1:
-        return value
-    box = [value]
-    ranks = dist.get_process_group_ranks(policy.groups.pp)
-    dist.broadcast_object_list(box, src=ranks[-1], group=policy.groups.pp)
-    return box[0]

@@ -86,7 +86,7 @@ class Run:
                     index = place.get(id(sample))
                     record = {
                         "prompt_id": group.prompt.id,
-                        "messages": group.prompt.messages,
+                        "messages": without_data_uris(group.prompt.messages),
                         "answer": group.prompt.answer,
                         "response": sample.text,
                         "finish_reason": sample.finish_reason,
@@ -102,12 +102,18 @@ class Run:
 
     def save(self, step: int, progress: dict[str, Any]) -> None:
         """Write a checkpoint of everything that the run needs to go on after `step`."""
+        target = self.folder.checkpoints / f"step_{step}"
+        if run_on_main(target.exists, for_all=True):  # of a run that was cut off right after it
+            return
         with self.timers("checkpoint"):
             state = {"step": step, "updates": self.updates, **progress}
-            checkpoint.save(self.policy, self.folder.checkpoints / f"step_{step}", state, self.config.checkpoint.keep)
+            checkpoint.save(self.policy, target, state, self.config.checkpoint.keep)
 
     def resume(self) -> dict[str, Any] | None:
-        """Take up the newest checkpoint of the run folder, if there is one; returns the progress that it holds."""
+        """Take up the newest checkpoint of the run folder, if there is one; returns the progress that it holds.
+
+        What was logged after it, or without one everything that was logged, is removed: those steps run again.
+        """
         found = [self.folder.last_checkpoint() if self.is_main else None]
         dist.broadcast_object_list(found, src=0)
         progress = checkpoint.load(self.policy, found[0]) if found[0] is not None else None
@@ -115,7 +121,7 @@ class Run:
             self.step, self.updates = progress["step"], progress["updates"]
             logger.info("resuming %s after step %d", self.folder.path, self.step)
         if self.is_main:
-            self.folder.rewind(self.step)
+            self.folder.rewind(self.step if progress is not None else -1)
         return progress
 
     @functools.cached_property
@@ -156,6 +162,15 @@ class Run:
         self.store.close()
 
 
+def without_data_uris(value: Any) -> Any:
+    """Chat turns as they were read, pictures that stand in them as data shortened to their beginning."""
+    if isinstance(value, dict):
+        return {key: without_data_uris(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_data_uris(item) for item in value]
+    return f"{value[:40]}..." if isinstance(value, str) and value.startswith("data:") else value
+
+
 LabelCheck = Callable[[str], str | None]  # gives the reason why a label cannot be verified, or None
 
 
@@ -179,19 +194,26 @@ def start_job(config: Config) -> tuple[Layout, ProcessGroupCollection]:
     return layout, groups.start(layout, config.train.seed, config.launch.timeout_s)
 
 
-def load_data(config: Config, check_label: LabelCheck | None, with_responses: bool = False) -> Data:
+def load_data(
+    config: Config, check_label: LabelCheck | None, with_responses: bool = False, spill_dir: Path | None = None
+) -> Data:
     """Read the prompts, the same on every rank; rank 0's verdicts on labels hold for all.
 
     Args:
-        check_label: rank 0's; None where labels do not matter.
+        check_label: called on rank 0 alone; None where labels do not matter.
         with_responses: the training data are demonstrations (SFT).
+        spill_dir: where resized pictures go that memory does not hold; shared by the ranks that see it.
     """
     processor = AutoProcessor.from_pretrained(config.model.path)
-    store = ImageStore.from_options(config.data, processor.image_processor)
+    store = ImageStore.from_options(config.data, processor.image_processor, spill_dir)
     reasons: dict[str, str | None] = {}
 
     def load() -> Data:
-        ask = (lambda label: reasons.setdefault(label, check_label(label))) if check_label else reasons.get
+        def ask(label: str) -> str | None:
+            if label not in reasons and check_label is not None and dist.get_rank() == 0:
+                reasons[label] = check_label(label)
+            return reasons.get(label)
+
         options, labels = config.data, None if with_responses else ask
         train = load_prompts(options.train, options, processor, store, labels, with_responses)
         heldout: tuple[Prompt, ...] = ()
@@ -206,37 +228,50 @@ def load_data(config: Config, check_label: LabelCheck | None, with_responses: bo
     return data if data is not None else load()
 
 
-def run_on_main(action: Callable[[], Any]) -> Any:
-    """Do something on rank 0 first; what it raises as ValueError, every rank raises. None on the other ranks."""
-    result, problem = None, [None]
+def run_on_main(action: Callable[[], Any], for_all: bool = False) -> Any:
+    """Do something on rank 0; what it raises as ValueError, every rank raises.
+
+    Returns:
+        on rank 0 the result; on the other ranks the same with `for_all`, else None.
+    """
+    result, box = None, [None, None]
     if dist.get_rank() == 0:
         try:
             result = action()
+            box = [None, result if for_all else None]
         except ValueError as error:
-            problem = [str(error)]
-    dist.broadcast_object_list(problem, src=0)
-    if problem[0] is not None:
-        raise ValueError(problem[0])
-    return result
+            box = [str(error), None]
+    dist.broadcast_object_list(box, src=0)
+    if box[0] is not None:
+        raise ValueError(box[0])
+    return box[1] if for_all else result
+
+
+def open_folder(config: Config, name: str) -> RunFolder:
+    """The run folder, opened by rank 0; what it refuses, every rank refuses.
+
+    Args:
+        name: of the folder, where `logging.name` is empty.
+    """
+    options = config.logging
+    folder = RunFolder(options.root, options.name or name)
+    run_on_main(lambda: folder.open(dump(config), options.resume, options.overwrite))
+    return folder
 
 
 def open_run(
     config: Config,
-    name: str,
+    folder: RunFolder,
     data: Data,
     layout: Layout,
     process_groups: ProcessGroupCollection,
     banned: Sequence[int] = (),
 ) -> Run:
-    """Open the run folder and build the policy; a collective over the whole job.
+    """Build the policy; a collective over the whole job.
 
     Args:
-        name: of the run folder, where `logging.name` is empty.
         banned: token ids that sampling never yields.
     """
-    folder = RunFolder(config.logging.root, config.logging.name or name)
-    options = config.logging
-    run_on_main(lambda: folder.open(dump(config), options.resume, options.overwrite))
     policy = build_policy(config, layout, process_groups, data.store.pixels, banned)
     return Run(config=config, policy=policy, store=data.store, folder=folder)
 

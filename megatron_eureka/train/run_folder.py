@@ -8,9 +8,28 @@ import os
 import shutil
 from pathlib import Path
 
+import yaml
+
 from megatron_eureka.log import logger
 
 FINISHED = "finished.json"
+# Options that may differ when a run goes on: they change how long it is, what it writes and how fast it is.
+MAY_CHANGE = (
+    "checkpoint.",
+    "data.image_cache_mib",
+    "evaluation.",
+    "launch.",
+    "logging.",
+    "parallel.",  # the checkpoint holds its layout and refuses another one itself
+    "reward.timeout_s",
+    "reward.workers",
+    "rollout.gpu_memory_utilization",
+    "rollout.kv_cache_mib",
+    "rollout.max_num_seqs",
+    "rollout.sync_bucket_mib",
+    "train.logprob_chunk_tokens",
+    "train.steps",
+)
 
 
 class RunFolder:
@@ -27,6 +46,7 @@ class RunFolder:
     export = property(lambda self: self.path / "export")
     rollouts = property(lambda self: self.path / "rollouts")
     metrics = property(lambda self: self.path / "metrics.jsonl")
+    images = property(lambda self: self.path / ".images")  # resized pictures that memory does not hold, during the run
 
     def open(self, resolved_config: str, resume: str, overwrite: bool) -> None:
         """Take the folder for this process and write the resolved config into it.
@@ -37,10 +57,12 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         self._take_lock()
         self.check(resume, overwrite)
-        if overwrite:
-            self._empty()
+        if overwrite and ((self.path / FINISHED).exists() or resume == "never"):
+            self._empty()  # a run that was cut off is continued, so that a requeued job does not begin again
+        shutil.rmtree(self.images, ignore_errors=True)  # of a run that was killed
         for folder in (self.checkpoints, self.rollouts):
             folder.mkdir(exist_ok=True)
+        self._check_same(resolved_config)
         write_atomically(self.path / "config.yaml", resolved_config)
 
     def check(self, resume: str, overwrite: bool) -> None:
@@ -55,6 +77,23 @@ class RunFolder:
             raise ValueError(
                 f"The run folder {str(self.path)!r} holds a run that was cut off and logging.resume is 'never'. Set it "
                 "to 'auto' to continue, choose another logging.name, or set logging.overwrite=true."
+            )
+
+    def _check_same(self, resolved_config: str) -> None:
+        """Refuse to go on from a checkpoint under options that would make another run of it."""
+        before = self.path / "config.yaml"
+        if self.last_checkpoint() is None or not before.exists():
+            return
+        old, new = (_flat(yaml.safe_load(text)) for text in (before.read_text("utf-8"), resolved_config))
+        changed = [
+            f"{name}: {old.get(name)!r} before, {new.get(name)!r} now"
+            for name in sorted(old.keys() | new.keys())
+            if old.get(name) != new.get(name) and not name.startswith(MAY_CHANGE)
+        ]
+        if changed:
+            raise ValueError(
+                f"The run folder {str(self.path)!r} holds checkpoints made under other options: {'; '.join(changed)}. "
+                "Resume with the same options, or choose another logging.name."
             )
 
     def _take_lock(self) -> None:
@@ -86,7 +125,7 @@ class RunFolder:
             if len(kept) < len(lines):
                 logger.info("resuming after step %d: %d later metric lines are dropped", step, len(lines) - len(kept))
             write_atomically(self.metrics, "".join(line + "\n" for line in kept))
-        for file in self.rollouts.glob("step_*.jsonl"):
+        for file in [*self.rollouts.glob("step_*.jsonl"), *(self.path / "evaluation").glob("step_*.jsonl")]:
             if int(file.stem.removeprefix("step_")) > step:
                 file.unlink()
         for path in self.checkpoints.glob("*.tmp"):
@@ -94,6 +133,7 @@ class RunFolder:
 
     def finish(self, summary: dict) -> None:
         """Mark the run as done."""
+        shutil.rmtree(self.images, ignore_errors=True)
         write_atomically(self.path / FINISHED, json.dumps(summary, indent=1) + "\n")
 
     def close(self) -> None:
@@ -101,6 +141,14 @@ class RunFolder:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
+
+
+def _flat(tree: dict, prefix: str = "") -> dict:
+    """Nested options by their dotted names."""
+    flat = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
 
 
 def _step_of(line: str) -> int | None:

@@ -14,7 +14,7 @@ from megatron_eureka.log import logger
 from megatron_eureka.rl.reductions import sample_weights
 from megatron_eureka.train.batch import make_rows
 from megatron_eureka.train.policy import accumulate, step
-from megatron_eureka.train.run import Run, load_data, new_stream, open_run, start_job
+from megatron_eureka.train.run import Run, load_data, new_stream, open_folder, open_run, start_job
 from megatron_eureka.train.update import sum_over_job
 from megatron_eureka.types import MicroBatch
 
@@ -30,9 +30,11 @@ def fine_tune(config: Config, name: str) -> None:
         RuntimeError: the loss is not finite.
     """
     layout, process_groups = start_job(config)
-    data = load_data(config, None, with_responses=True)
-    run = open_run(config, name, data, layout, process_groups)
-    stream = new_stream(config, data.train)
+    folder = open_folder(config, name)
+    data = load_data(config, None, with_responses=True, spill_dir=folder.images)
+    demonstrations = without_overlong(data.train, config)
+    run = open_run(config, folder, data, layout, process_groups)
+    stream = new_stream(config, demonstrations)
     progress = run.resume()
     if progress is not None:
         stream.load_state_dict(progress["stream"])
@@ -40,7 +42,7 @@ def fine_tune(config: Config, name: str) -> None:
     for number in run.steps():
         started = time.perf_counter()
         with run.timers("update"):
-            metrics = fit(run, data.train, stream.take(config.train.samples_per_update))
+            metrics = fit(run, demonstrations, stream.take(config.train.samples_per_update))
         metrics |= {"perf/samples_per_s": config.train.samples_per_update / (time.perf_counter() - started)}
         console = {"loss": f"{metrics['sft/loss']:.4f}", "grad": f"{metrics['sft/grad_norm']:.2f}"}
         run.log(number, metrics, console)
@@ -50,6 +52,31 @@ def fine_tune(config: Config, name: str) -> None:
     if config.checkpoint.export:
         logger.info("exported to %s", run.export())
     run.finish({})
+
+
+def without_overlong(demonstrations: PromptSet, config: Config) -> PromptSet:
+    """The demonstrations that fit into a row, prompt and response together.
+
+    Raises:
+        ValueError: one does not, and `data.overlong` is "error"; or none does.
+    """
+    limit = config.train.max_tokens_per_microbatch
+    pairs = list(zip(demonstrations.prompts, demonstrations.responses, strict=True))
+    fitting = [(prompt, response) for prompt, response in pairs if prompt.num_tokens + len(response) <= limit]
+    if len(fitting) == len(pairs):
+        return demonstrations
+    longest, response = max(pairs, key=lambda pair: pair[0].num_tokens + len(pair[1]))
+    text = (
+        f"{len(pairs) - len(fitting)} of {len(pairs)} demonstrations have more tokens than "
+        f"train.max_tokens_per_microbatch {limit}; the longest is {longest.place} with "
+        f"{longest.num_tokens + len(response)}."
+    )
+    if config.data.overlong == "error" or not fitting:
+        raise ValueError(f"{text} Raise it, or leave them out with data.overlong=drop.")
+    logger.warning("%s They are left out.", text)
+    prompts, responses = zip(*fitting, strict=True)
+    dropped = {**demonstrations.counters, "overlong": demonstrations.counters["overlong"] + len(pairs) - len(fitting)}
+    return PromptSet(prompts, responses, dropped)
 
 
 def fit(run: Run, demonstrations: PromptSet, indices: Sequence[int]) -> dict[str, float]:

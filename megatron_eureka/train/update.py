@@ -16,11 +16,22 @@ CORRECTION_SUMS = ("tokens", "log_ratio", "k3", "weight", "weight_squared", "dif
 
 
 def old_logprobs(policy: Policy, batch: UpdateBatch) -> list[torch.Tensor]:
-    """[rows][targets] log-probs before any update of the step, on the last stage; empty tensors elsewhere."""
+    """[rows][targets] log-probs before any update of the step, on the last stage; empty tensors elsewhere.
+
+    Samples of an older policy version keep the engine's log-probs: those are the policy that drew them.
+    """
     reports = run_rows(policy, batch.rows, lambda number, row, logprobs, _: _keep(logprobs), forward_only=True)
     if not policy.is_last_stage:
         return [torch.empty(0) for _ in batch.rows]
-    return [report["logprobs"] for report in reports]
+    return [_of_the_sampler(batch, row, report["logprobs"]) for row, report in zip(batch.rows, reports, strict=True)]
+
+
+def _of_the_sampler(batch: UpdateBatch, row: MicroBatch, logprobs: torch.Tensor) -> torch.Tensor:
+    if not batch.stale.any():
+        return logprobs
+    return torch.where(
+        batch.stale[row.sample_index].to(logprobs.device), batch.engine_logprobs(row).to(logprobs.device), logprobs
+    )
 
 
 def _keep(logprobs: torch.Tensor) -> tuple[torch.Tensor, Report]:
@@ -28,13 +39,13 @@ def _keep(logprobs: torch.Tensor) -> tuple[torch.Tensor, Report]:
 
 
 def update(
-    policy: Policy, batch: UpdateBatch, old: list[torch.Tensor], number: int, num_updates: int
+    policy: Policy, batch: UpdateBatch, old: list[torch.Tensor], number: float, num_updates: int
 ) -> dict[str, float]:
     """One optimizer step on a batch; a collective over the whole layout.
 
     Args:
         old: what `old_logprobs` returned for the same batch.
-        number: 0-based number of this update in the run of `num_updates`.
+        number: 0-based place of this update in the run of `num_updates`, see `learning_rate`.
 
     Returns:
         metrics named `actor/*`, the same on every rank.

@@ -49,7 +49,8 @@ def check_hf_keys(folder: str | Path, info: ModelInfo) -> None:
         ValueError: naming missing, unknown and misshapen tensors with file and shapes.
     """
     reader, expected = HfReader(folder), hf_tensors(info)
-    unknown = sorted(reader.names - expected.keys())
+    redundant = {"lm_head.weight"} if info.tied else set()  # some tied checkpoints hold the head a second time
+    unknown = sorted(reader.names - expected.keys() - redundant)
     missing = [name for name in expected if name not in reader.names]
     if missing or unknown:
         found = "; ".join(f"{name} {list(reader.shape(name))} in {reader.file_of(name)}" for name in unknown[:5])

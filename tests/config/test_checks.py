@@ -78,6 +78,7 @@ def test_digit_files_hold_the_settings_that_worked():
         (["train.samples_per_update=100"], ["1024 samples", "train.samples_per_update = 100", "Use 4"]),
         (["train.samples_per_update=2"], ["train.samples_per_update = 2", "4 data-parallel", "Use at least 4"]),
         (["rollout.samples_per_prompt=1"], ["samples_per_prompt = 1", "at least 2"]),
+        (["train.samples_per_update=4"], ["train.samples_per_update = 4", "takes whole groups", "Use 8"]),
         (["rollout.max_response_tokens=126000"], ["129000", "128000 positions"]),
         (["train.max_tokens_per_microbatch=4096"], ["7096", "max_tokens_per_microbatch = 4096"]),
         (["algorithm.filter.lower=0.95"], ["algorithm.filter.lower = 0.95", "algorithm.filter.upper = 0.9"]),
@@ -114,7 +115,8 @@ def test_all_problems_come_at_once():
 
 def test_bounds_that_meet_at_a_count_are_allowed():
     # 0.1 x 10 = 1 right of 10, though 0.1 is no binary fraction
-    check(seven("rollout.samples_per_prompt=10", "algorithm.filter.upper=0.1"), SEVEN, 8)
+    options = ("rollout.samples_per_prompt=10", "train.samples_per_update=160", "algorithm.filter.upper=0.1")
+    check(seven(*options), SEVEN, 8)
 
 
 def test_names_of_published_models_and_folders():

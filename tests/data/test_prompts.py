@@ -71,7 +71,7 @@ def test_every_form_of_a_message_gives_the_same_prompt(folder, processor):
     assert {(p.token_ids, p.engine_token_ids, p.images) for p in prompts} == {
         (prompts[0].token_ids, prompts[0].engine_token_ids, prompts[0].images)
     }
-    assert [prompt.index for prompt in prompts] == list(range(6))
+    assert [prompt.place.rpartition(":")[2] for prompt in prompts] == ["1", "2", "3", "4", "5", "6"]
 
 
 def test_turns_system_prompt_and_image_root(folder, processor, tmp_path_factory):
@@ -135,7 +135,7 @@ def test_bad_lines_are_refused_or_skipped_with_their_place(folder, processor, ca
     with caplog.at_level(logging.WARNING, "megatron_eureka"):
         loaded = load(folder, processor, line(), bad, line(id="q3"), options=options, check_label=check)
     assert [prompt.id for prompt in loaded.prompts] == ["q1", "q3"]
-    assert [prompt.index for prompt in loaded.prompts] == [0, 1]
+    assert [prompt.place.rpartition(":")[2] for prompt in loaded.prompts] == ["1", "3"]
     assert {name: count for name, count in loaded.counters.items() if count} == {"lines": 3, "loaded": 2, kind: 1}
     assert "data.jsonl:2" in caplog.text and f"1 {kind}" in caplog.text
 

@@ -59,6 +59,8 @@ def test_user_functions_add_to_the_total(tmp_path):
         "    return {'short': [-len(r) / 10 for r in responses], 'asked': [float(p == '?') for p in prompts]}\n"
         "def touchy(prompts, responses, labels):\n"
         "    return {'calm': [1 / (len(r) - 1) for r in responses]}\n"
+        "def holes(prompts, responses, labels):\n"
+        "    return {'full': [None, float('nan'), 1.0]}\n"
     )
     with Scorer(Reward(workers=1, functions=[f"{file}:length"])) as scorer:
         scores = scorer.score(["?", "!"], ["8", "12345"], ["8", "7"])
@@ -68,6 +70,10 @@ def test_user_functions_add_to_the_total(tmp_path):
         scores = scorer.score(["?"] * 3, ["123", "1", "12"], ["1"] * 3)
         assert [score["calm"] for score in scores] == [0.5, 0.0, 1.0]  # the second divides by zero
         assert scorer.counters["errors"] == 1
+    with Scorer(Reward(workers=1, functions=[f"{file}:holes"])) as scorer:
+        scores = scorer.score(["?"] * 3, ["1", "2", "3"], ["1"] * 3)
+        assert [score["full"] for score in scores] == [0.0, 0.0, 1.0]
+        assert scorer.counters["errors"] == 2
 
 
 def test_a_user_function_that_hangs_costs_its_samples_and_no_more(tmp_path):
@@ -98,7 +104,7 @@ def test_a_file_without_the_function_is_refused_before_anything_runs(tmp_path, t
         ("return [1.0]", "expected a dict"),
         ("return {'a': [1.0, 2.0]}", "2 values of 'a' for 1 samples"),
         ("return {'total': [1.0]}", "reserved"),
-        ("return {'a': [float('nan')]}", "not finite"),
+        ("return {'a': 1.0}", "returned float of 'a'"),
     ],
 )
 def test_wrong_results_of_user_functions_are_refused(tmp_path, body, part):

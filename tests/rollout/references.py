@@ -33,7 +33,7 @@ def make_prompt(folder, images=(), text=QUESTION, index=0):
         keys.append(ImageKey(digest, grid, grid[0] * grid[1] * grid[2] // 4))
     return Prompt(
         id=f"prompt-{index}",
-        index=index,
+        place=f"made up:{index}",
         messages=({"role": "user", "content": text},),
         answer="",
         token_ids=tuple(batch["input_ids"][0].tolist()),

@@ -72,9 +72,9 @@ def test_each_distinct_image_goes_through_the_frozen_tower_once(straight):
 
 
 def test_pictures_are_decoded_once_a_rank(straight):
-    """Steps and evaluations ask for 24 pictures at most (4 prompts x 4 steps, 8 held-out), by engine and trainer."""
+    """24 pictures are asked for (4 prompts x 4 steps, 8 held-out), each by both ranks at most: engine and trainer."""
     decoded = [line["perf/images_decoded"] for line in straight[0] if "perf/images_decoded" in line]
-    assert decoded == sorted(decoded) and 0 < decoded[-1] <= 24
+    assert len(decoded) == 4 and 24 <= sum(decoded) <= 2 * 24
 
 
 def test_the_export_loads_and_has_the_trained_weights(job, straight):

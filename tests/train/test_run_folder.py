@@ -51,6 +51,34 @@ def test_a_cut_off_run_goes_on_unless_told_otherwise(tmp_path):
         RunFolder(str(tmp_path), "run").open(**{**OPEN, "resume": "never"})
 
 
+def test_overwriting_spares_a_run_that_was_cut_off(tmp_path):
+    """A requeued job starts with the options it was submitted with; it must not begin again."""
+    folder = make(tmp_path)
+    (folder.checkpoints / "step_9").mkdir()
+    folder.close()
+    again = RunFolder(str(tmp_path), "run")
+    again.open(**{**OPEN, "overwrite": True})
+    assert again.last_checkpoint().name == "step_9"
+    again.close()
+    anew = RunFolder(str(tmp_path), "run")
+    anew.open(**{**OPEN, "overwrite": True, "resume": "never"})
+    assert anew.last_checkpoint() is None
+    anew.close()
+
+
+def test_going_on_under_other_options_is_refused_by_name(tmp_path):
+    folder = RunFolder(str(tmp_path), "run")
+    folder.open("optimizer: {lr: 1.0}\ntrain: {steps: 4}\n", "auto", False)
+    folder.close()
+    RunFolder(str(tmp_path), "run").open("optimizer: {lr: 2.0}\ntrain: {steps: 4}\n", "auto", False)  # nothing to keep
+    (folder.checkpoints / "step_2").mkdir()
+    with pytest.raises(ValueError, match="optimizer.lr: 2.0 before, 1.0 now"):
+        RunFolder(str(tmp_path), "run").open("optimizer: {lr: 1.0}\ntrain: {steps: 4}\n", "auto", False)
+    longer = RunFolder(str(tmp_path), "run")
+    longer.open("optimizer: {lr: 2.0}\ntrain: {steps: 8}\n", "auto", False)
+    longer.close()
+
+
 def test_rewinding_drops_later_lines_cut_lines_and_half_written_checkpoints(tmp_path):
     folder = make(tmp_path)
     folder.metrics.write_text("".join(json.dumps({"step": s, "x": s}) + "\n" for s in (0, 1, 2, 3)) + '{"step": 2, "x')
