@@ -1,0 +1,81 @@
+"""An engine and a scorer that take no time, note what they are asked and do what a test says."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from megatron_eureka.rollout.protocol import GenerateRequest, Refusal, SamplingOptions
+from megatron_eureka.types import ImageKey, Prompt, Sample
+
+
+def prompt(number: int, answer: str = "", pictures: Sequence[str] = ()) -> Prompt:
+    """Prompt `p{number}`, whose last user turn asks `question {number}`."""
+    images = tuple(ImageKey(digest=name, grid_thw=(1, 2, 2), num_tokens=1) for name in pictures)
+    content = [{"type": "image", "image": name} for name in pictures] + [{"type": "text", "text": f"question {number}"}]
+    messages = ({"role": "system", "content": "be brief"}, {"role": "user", "content": content})
+    return Prompt(f"p{number}", f"data.jsonl:{number + 1}", messages, answer, (number,), (number,), images)
+
+
+class Pictures:
+    """Stands for the image store: a picture is its name."""
+
+    def image(self, key: ImageKey) -> str:
+        return f"picture {key.digest}"
+
+
+class RecordingEngine:
+    """Response i to a prompt has the text "i" and is cut off where i is in `truncated`.
+
+    Args:
+        refused: ids of prompts that get no responses.
+    """
+
+    def __init__(
+        self,
+        engine_index: int = 0,
+        num_engines: int = 1,
+        refused: Collection[str] = (),
+        truncated: Collection[int] = (),
+    ):
+        self.engine_index, self.num_engines = engine_index, num_engines
+        self.policy_version = 0
+        self.refused, self.truncated = refused, truncated
+        self.calls: list[list[GenerateRequest]] = []
+        self.sampling: list[SamplingOptions] = []
+
+    def generate(
+        self, requests: Sequence[GenerateRequest], sampling: SamplingOptions
+    ) -> list[tuple[Sample, ...] | Refusal]:
+        self.calls.append(list(requests))
+        self.sampling.append(sampling)
+        return [self._answer(request) for request in requests]
+
+    def _answer(self, request: GenerateRequest) -> tuple[Sample, ...] | Refusal:
+        if request.prompt.id in self.refused:
+            return Refusal(request.prompt.id, "12 tokens here, 13 there")
+        return tuple(
+            Sample((seed,), (-1.0,), "length" if i in self.truncated else "stop", self.policy_version, str(i))
+            for i, seed in enumerate(request.seeds)
+        )
+
+    @property
+    def asked(self) -> list[list[str]]:
+        """[calls][requests] ids of prompts."""
+        return [[request.prompt.id for request in call] for call in self.calls]
+
+
+class CountingScorer:
+    """Response i is right while i is below the label; the total tells every response of a run from all others."""
+
+    def __init__(self):
+        self.calls: list[tuple[list[str], list[str], list[str]]] = []
+        self.scored = 0
+
+    def score(self, prompts: list[str], responses: list[str], labels: list[str]) -> list[dict[str, float]]:
+        self.calls.append((prompts, responses, labels))
+        rewards = []
+        for response, label in zip(responses, labels, strict=True):
+            self.scored += 1
+            right = float(int(response) < int(label))
+            rewards.append({"accuracy": right, "format": 1.0, "total": right + self.scored / 1000})
+        return rewards
