@@ -1,0 +1,108 @@
+"""Log-probs, entropies and gradients over a sharded vocabulary against torch on the full matrix in float64."""
+
+import math
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from megatron_eureka.model.logprobs import vocab_parallel_logprobs
+from tests.ranks import run_ranks
+
+VOCABULARY, HIDDEN, TARGETS = 32, 16, 11
+BANNED = (0, 9, *range(16, 24), 31)  # with 4 ranks, all that the third one has
+
+
+def case() -> tuple[torch.Tensor, ...]:
+    """Hidden states, head, targets that are not banned, and gradients of both outputs."""
+    generator = torch.Generator().manual_seed(0)
+    random = lambda *shape: torch.randn(*shape, generator=generator)
+    allowed = torch.tensor([token for token in range(VOCABULARY) if token not in BANNED])
+    targets = allowed[torch.randint(len(allowed), (TARGETS,), generator=generator)]
+    return random(TARGETS, HIDDEN), random(VOCABULARY, HIDDEN), targets, random(TARGETS), random(TARGETS)
+
+
+def reference(hidden, weight, targets, grad_logprobs, grad_entropies, temperature, banned) -> dict:
+    hidden, weight = hidden.double().requires_grad_(), weight.double().requires_grad_()
+    excluded = torch.zeros(len(weight), dtype=torch.bool)
+    excluded[list(banned)] = True
+    logits = (hidden @ weight.T / temperature).masked_fill(excluded, float("-inf"))
+    log_softmax = torch.log_softmax(logits, -1)
+    logprobs = log_softmax.gather(1, targets[:, None])[:, 0]
+    entropies = -(log_softmax.exp() * log_softmax.masked_fill(excluded, 0.0)).sum(-1)
+    ((logprobs * grad_logprobs.double()).sum() + (entropies * grad_entropies.double()).sum()).backward()
+    return {"logprobs": logprobs, "entropies": entropies, "hidden": hidden.grad, "weight": weight.grad}
+
+
+def ours(rank, world, hidden, weight, targets, grad_logprobs, grad_entropies, temperature, banned, chunk) -> dict:
+    hidden = hidden.clone().requires_grad_()
+    local = weight.chunk(world)[rank].clone().requires_grad_()
+    excluded = None
+    if banned:
+        excluded = torch.zeros(len(weight), dtype=torch.bool)
+        excluded[list(banned)] = True
+        excluded = excluded.chunk(world)[rank]
+    logprobs, entropies = vocab_parallel_logprobs(
+        hidden, local, targets, dist.group.WORLD, temperature=temperature, banned=excluded, chunk=chunk
+    )
+    torch.autograd.backward([logprobs, entropies], [grad_logprobs, grad_entropies])
+    dist.all_reduce(hidden.grad)  # each rank has the part of its tokens
+    return {
+        "logprobs": logprobs.detach(),
+        "entropies": entropies.detach(),
+        "hidden": hidden.grad,
+        "weight": local.grad,
+    }
+
+
+def merge(ranks: list[dict]) -> dict:
+    """One result: what must be alike on all ranks, and the gradient of the whole head."""
+    for other in ranks[1:]:
+        for name in ("logprobs", "entropies", "hidden"):
+            assert torch.equal(other[name], ranks[0][name]), name
+    return {**ranks[0], "weight": torch.cat([rank["weight"] for rank in ranks])}
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+@pytest.mark.parametrize(
+    ("temperature", "banned", "chunk"),
+    [(1.0, (), 1024), (0.7, BANNED, 4), (0.7, (), 1), (1.0, BANNED, TARGETS)],
+    ids=["plain", "all at once, several chunks", "a target a chunk", "banned"],
+)
+def test_equals_log_softmax_on_the_full_matrix(world, temperature, banned, chunk):
+    arguments = case()
+    expected = reference(*arguments, temperature, banned)
+    assert (expected["logprobs"] < -1).any() and (expected["entropies"] > 0.1).any()  # not decided everywhere
+    result = merge(run_ranks(world, ours, *arguments, temperature, banned, chunk))
+    for name, value in expected.items():
+        # The reference is float64, so this is our float32 rounding: logits reach 15, where a last bit is 1e-6, and
+        # sums of 16 products carry a few of them; gradients are sums of 11 to 32 terms of size 1 times that.
+        torch.testing.assert_close(result[name].double(), value, rtol=0, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+    if banned:
+        assert not result["weight"][list(banned)].any()
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_nothing_to_predict(world):
+    hidden, weight = case()[:2]
+    none = torch.empty(0)
+    arguments = (hidden[:0], weight, torch.empty(0, dtype=torch.int64), none, none)
+    result = merge(run_ranks(world, ours, *arguments, 0.7, BANNED, 4))
+    assert result["logprobs"].shape == result["entropies"].shape == (0,)
+    assert result["hidden"].shape == (0, HIDDEN)
+    assert result["weight"].shape == weight.shape and not result["weight"].any()
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_a_target_far_below_the_peak_keeps_its_logprob_and_gradient(world):
+    """exp(-110) is 0 in float32: what has no probability left still has a log-probability."""
+    # One hidden unit of 1, so that the head's column is the logits: 0 at three tokens, -110 at the target.
+    hidden, weight = torch.ones(1, 1), torch.tensor([[0.0], [0.0], [-110.0], [0.0]])
+    arguments = (hidden, weight, torch.tensor([2]), torch.ones(1), torch.zeros(1))
+    result = merge(run_ranks(world, ours, *arguments, 1.0, (), 1))
+    # By hand: -110 - ln 3; a third for each of the others. Float32 has steps of 8e-6 at 110.
+    assert result["logprobs"].item() == pytest.approx(-110 - math.log(3), abs=2e-5)
+    assert result["entropies"].item() == pytest.approx(math.log(3), abs=1e-6)
+    expected = torch.tensor([[-1 / 3], [-1 / 3], [1.0], [-1 / 3]])
+    torch.testing.assert_close(result["weight"], expected, rtol=0, atol=1e-6)  # a few last bits of numbers of size 1
+    assert result["hidden"].item() == pytest.approx(-110, abs=2e-5)
