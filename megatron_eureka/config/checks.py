@@ -159,6 +159,11 @@ def _filter(config: Config) -> Iterator[str]:
 def _rollout(config: Config, info: ModelInfo | None, world_size: int) -> Iterator[str]:
     size = config.rollout.tp
     yield from _divides(size, world_size, "rollout.tp", "The number of ranks")
+    if config.launch.nodes > 1 and world_size // config.launch.nodes % size:
+        yield (
+            f"rollout.tp = {size} does not fit into a node: {world_size} ranks on launch.nodes = {config.launch.nodes}. "
+            "Choose a size that divides the ranks of one node."
+        )
     if world_size % size == 0 and config.rollout.prompts_per_step < world_size // size:
         yield (
             f"rollout.prompts_per_step = {config.rollout.prompts_per_step} leaves some of the {world_size // size} "

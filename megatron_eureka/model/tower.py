@@ -58,7 +58,6 @@ class ImageEncoder:
         wanted = sorted(set(images), key=lambda image: (image.digest, image.grid_thw))
         self.embeddings = {image: self.embeddings[image] for image in wanted if image in self.embeddings}
         new = [image for image in wanted if image not in self.embeddings]
-        self.passes += len(new)
         size, rank = dist.get_world_size(self.group), dist.get_rank(self.group)
         mine = self._encode(new[rank::size])
         for owner in range(size):
@@ -67,11 +66,12 @@ class ImageEncoder:
         return len(wanted)
 
     def take_passes(self) -> int:
-        """Images encoded on this replica since the last call."""
+        """Images that this rank ran through the tower since the last call."""
         passes, self.passes = self.passes, 0
         return passes
 
     def _encode(self, images: list[ImageKey]) -> list[torch.Tensor]:
+        self.passes += len(images)
         outputs: list[torch.Tensor] = []
         batch: list[ImageKey] = []
         for position, image in enumerate(images):

@@ -78,6 +78,7 @@ def open_session(config: Config, name: str) -> Session:
     logger.info("starting %d engines of tp %d", layout.world_size // config.rollout.tp, config.rollout.tp)
     max_images = max(1, *(len(prompt.images) for prompt in (*data.train.prompts, *data.heldout)))
     engine = ColocatedEngine(EngineOptions.from_config(config, max_images=max_images))
+    assert tuple(engine.suppressed) == tuple(banned), "engine and trainer must leave out the same tokens"
     stream = new_stream(config, data.train)
     collector = Collector(config, engine, scorer, data.store, data.train.prompts, stream, run.timers)
     session = Session(run, engine, scorer, collector, data)
@@ -247,5 +248,5 @@ def finish(session: Session) -> None:
     save_if(session, last, True)
     if run.config.checkpoint.export:
         logger.info("exporting to %s", run.export())
-    run.finish({})
+    run.finish()
     session.scorer.close()

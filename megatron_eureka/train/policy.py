@@ -233,6 +233,7 @@ def step(policy: Policy, update: float, num_updates: int) -> StepResult:
         group["lr"] = lr * group.get("lr_mult", 1.0)
         group["weight_decay"] = options.weight_decay * group.get("wd_mult", 1.0)
     with cpu_shim.cuda_type_names():
+        # `optimizer.step` does both of these again: it would move the weights before anyone saw the norm.
         policy.optimizer.prepare_grads()
         grad_norm = float(policy.optimizer.get_grad_norm())
         if not math.isfinite(grad_norm):

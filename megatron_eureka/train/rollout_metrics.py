@@ -42,8 +42,9 @@ def rollout_metrics(collected: Collected, advantages: torch.Tensor) -> dict[str,
 def vision_metrics(policy: Policy, images_asked: int) -> dict[str, float]:
     """Images that went through the frozen tower in this step, and distinct ones that were asked for, over the job."""
     counts = torch.zeros(2, dtype=torch.float64)
-    if policy.encoder is not None and dist.get_rank(policy.groups.tp) == 0:
-        counts = torch.tensor([policy.encoder.take_passes(), images_asked], dtype=torch.float64)
+    if policy.encoder is not None:
+        asked = images_asked if dist.get_rank(policy.groups.tp) == 0 else 0  # all ranks of a replica ask for the same
+        counts = torch.tensor([policy.encoder.take_passes(), asked], dtype=torch.float64)
     counts = counts.to(next(policy.model[0].parameters()).device)
     dist.all_reduce(counts)
     return {"vision/tower_passes": float(counts[0]), "vision/distinct_images": float(counts[1])}

@@ -147,11 +147,11 @@ class Run:
         dist.barrier()
         return target
 
-    def finish(self, summary: dict[str, Any]) -> None:
+    def finish(self) -> None:
         """Mark the run as done and close its files."""
         dist.barrier()
         if self.is_main:
-            self.folder.finish({"steps": self.step, "updates": self.updates, **summary})
+            self.folder.finish({"steps": self.step, "updates": self.updates})
         self.close()
 
     def close(self) -> None:

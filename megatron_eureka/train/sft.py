@@ -51,7 +51,7 @@ def fine_tune(config: Config, name: str) -> None:
     run.save(config.train.steps, {"stream": stream.state_dict()})
     if config.checkpoint.export:
         logger.info("exported to %s", run.export())
-    run.finish({})
+    run.finish()
 
 
 def without_overlong(demonstrations: PromptSet, config: Config) -> PromptSet:

@@ -77,6 +77,7 @@ def test_digit_files_hold_the_settings_that_worked():
         (["rollout.prompts_per_step=4"], ["8 engines", "Use at least 8"]),
         (["train.samples_per_update=100"], ["1024 samples", "train.samples_per_update = 100", "Use 4"]),
         (["train.samples_per_update=2"], ["train.samples_per_update = 2", "4 data-parallel", "Use at least 4"]),
+        (["launch.nodes=4", "rollout.tp=4", "parallel.tp=2"], ["rollout.tp = 4 does not fit into a node"]),
         (["rollout.samples_per_prompt=1"], ["samples_per_prompt = 1", "at least 2"]),
         (["train.samples_per_update=4"], ["train.samples_per_update = 4", "takes whole groups", "Use 8"]),
         (["rollout.max_response_tokens=126000"], ["129000", "128000 positions"]),

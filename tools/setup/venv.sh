@@ -39,8 +39,8 @@ check_cpu_torch() {
 
 python=$(find_python)
 check_disk
-rm -rf .venv .venv.tmp
-trap 'rm -rf .venv/.incomplete; [ -e .venv/.ready ] || rm -rf .venv' EXIT
+rm -rf .venv
+trap '[ -e .venv/.ready ] || rm -rf .venv' EXIT
 echo "setup: making .venv with $("$python" --version)"
 "$python" -m venv .venv
 torch_pin=$(sed -n 's/^TORCH = "\(.*\)"$/\1/p' setup.py)
