@@ -75,17 +75,23 @@ def hf_logits(model: torch.nn.Module, prompt: Prompt, response: tuple[int, ...])
     return model(input_ids=ids, attention_mask=torch.ones_like(ids), mm_token_type_ids=kinds, **extra).logits[0]
 
 
-def hf_reference(folder: str, temperature: float = 1.0) -> dict:
-    """Logits of each sequence, log-probs of responses, loss (mean over all response tokens) and its gradients."""
+def hf_reference(folder: str, temperature: float = 1.0, banned: tuple[int, ...] = ()) -> dict:
+    """Logits of each sequence, log-probs of responses, loss (mean over all response tokens) and its gradients.
+
+    Args:
+        temperature, banned: of the log-probs and what follows from them; the logits are the model's own.
+    """
     model, info = hf_model(folder), ModelInfo.from_folder(folder)
+    excluded = torch.tensor([token in banned for token in range(info.vocab_size)])
     logits, logprobs, entropies = [], [], []
     for index, case in enumerate(CASES):
         prompt = case.prompt(info, index)
         for response in case.responses:
             out = hf_logits(model, prompt, response)
-            predicting = out[prompt.num_tokens - 1 : -1].float().div(temperature).log_softmax(-1)
+            scaled = out[prompt.num_tokens - 1 : -1].float().div(temperature)
+            predicting = scaled.masked_fill(excluded, float("-inf")).log_softmax(-1)
             logprobs.append(predicting.gather(1, torch.tensor(response)[:, None])[:, 0])
-            entropies.append(-(predicting.exp() * predicting).sum(-1).detach())
+            entropies.append(-(predicting.exp() * predicting.masked_fill(excluded, 0.0)).sum(-1).detach())
             logits.append(out.detach())
     loss = -torch.cat(logprobs).mean()
     loss.backward()
@@ -133,9 +139,9 @@ def run_ours(rank: int, world: int, folder: str, layout: Layout, options: dict) 
     """On each rank: loss and gradients of the cases; rank 0 of the last stage returns everything."""
     options = dict(options)
     max_tokens, one_by_one = options.pop("max_tokens", 4096), options.pop("one_by_one", False)
-    change_row = options.pop("change_row", lambda row: row)
+    change_row, banned = options.pop("change_row", lambda row: row), options.pop("banned", ())
     process_groups = groups.start(layout, seed=1, timeout_s=60)
-    policy = build_policy(config_for(folder, layout, **options), layout, process_groups, pixels)
+    policy = build_policy(config_for(folder, layout, **options), layout, process_groups, pixels, banned)
     rows = [change_row(row) for row in rows_of(policy, max_tokens, one_by_one)]
     if policy.encoder is not None:
         policy.encoder.remember(image for row in rows for image in row.images)

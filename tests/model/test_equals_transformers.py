@@ -99,6 +99,21 @@ def test_a_frozen_tower_encoded_once_gives_the_same(model):
         assert max(relative_errors(ours["grads"], expected).values()) < 1e-5
 
 
+@pytest.mark.parametrize("layout", [Layout(), Layout(tp=2)], ids=str)
+def test_temperature_and_banned_tokens_equal_transformers(model, layout):
+    folder, plain, _ = model
+    banned = (2, 60, 191, 192, 340, 383)  # on both sides of the cut at 192, none of them in a response
+    expected = hf_reference(folder, temperature=0.7, banned=banned)
+    assert (expected["logprobs"] - plain["logprobs"]).abs().min() > 1e-3  # each token feels them
+    options = {"rollout": {"temperature": 0.7}, "banned": banned, "max_tokens": 45}
+    ours = merge(run_ranks(layout.world_size, run_ours, folder, layout, options))
+    # Logits over 0.7: their rounding grows as much.
+    torch.testing.assert_close(ours["logprobs"], expected["logprobs"], rtol=0, atol=CLOSE / 0.7)
+    torch.testing.assert_close(ours["entropies"], expected["entropies"], rtol=0, atol=CLOSE / 0.7)
+    assert ours["loss"] == pytest.approx(expected["loss"], abs=CLOSE / 0.7)
+    assert max(relative_errors(ours["grads"], expected["grads"]).values()) < 1e-5  # as without them
+
+
 def without_images(row):
     return replace(row, image_index=row.image_index[:0], images=())
 
@@ -113,3 +128,9 @@ def test_images_and_their_positions_matter(model, change_row):
     folder, reference, one = model
     ours = merge(run_ranks(1, run_ours, folder, Layout(), {"change_row": change_row, "freeze_vision": True}))
     assert (ours["logprobs"] - one["logprobs"]).abs().max() > 1e-2
+    changes = [(got - known).abs().max() for got, known in zip(ours["logits"], one["logits"], strict=True)]
+    # The first response of a case stands right behind its prompt, where plain positions differ by the pictures alone.
+    after_pictures, after_text = (0, 5), 3
+    assert all(changes[sample] > 1e-2 for sample in after_pictures)
+    # Without a picture nothing changes but where the prompt starts; the angles of far positions round otherwise.
+    assert changes[after_text] < 1e-4

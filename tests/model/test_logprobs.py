@@ -75,9 +75,9 @@ def test_equals_log_softmax_on_the_full_matrix(world, temperature, banned, chunk
     assert (expected["logprobs"] < -1).any() and (expected["entropies"] > 0.1).any()  # not decided everywhere
     result = merge(run_ranks(world, ours, *arguments, temperature, banned, chunk))
     for name, value in expected.items():
-        # The reference is float64, so this is our float32 rounding: logits reach 15, where a last bit is 1e-6, and
-        # sums of 16 products carry a few of them; gradients are sums of 11 to 32 terms of size 1 times that.
-        torch.testing.assert_close(result[name].double(), value, rtol=0, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+        # The reference is float64, so this is our float32 rounding: a last bit of logits of 25 is 2e-6, and gradients
+        # are sums of up to 32 terms of which each carries one. Measured: 1e-6 of log-probs, 7e-6 of gradients.
+        torch.testing.assert_close(result[name].double(), value, rtol=0, atol=3e-5, msg=lambda m, n=name: f"{n}: {m}")
     if banned:
         assert not result["weight"][list(banned)].any()
 

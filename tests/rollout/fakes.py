@@ -17,9 +17,14 @@ def prompt(number: int, answer: str = "", pictures: Sequence[str] = ()) -> Promp
 
 
 class Pictures:
-    """Stands for the image store: a picture is its name."""
+    """Stands for the image store: a picture is its name, and some cannot be decoded."""
+
+    def __init__(self, broken: Collection[str] = ()):
+        self.broken = broken
 
     def image(self, key: ImageKey) -> str:
+        if key.digest in self.broken:
+            raise ValueError(f"{key.digest} is not a readable picture")
         return f"picture {key.digest}"
 
 

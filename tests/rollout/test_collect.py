@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from megatron_eureka.config.schema import Config
+from megatron_eureka.config.schema import Config, Data
 from megatron_eureka.data.stream import PromptStream
 from megatron_eureka.log import logger
 from megatron_eureka.rollout.collect import Collector, sample_groups, shuffled_rewards
@@ -83,6 +83,22 @@ def test_engines_share_the_prompts_and_all_ranks_get_all_groups(world, engines):
             answered = [number for number in share if number != 1]
             assert asked[0] == [f"question {number}" for number in answered for _ in range(2)]
             assert asked[1:] == (["0", "1"] * len(answered), ["2"] * 2 * len(answered))
+
+
+def test_a_picture_that_breaks_late_ends_the_job_or_refuses_its_prompt():
+    prompts = [prompt(0, "2", ["fine"]), prompt(1, "2", ["fine", "torn"]), prompt(2, "2")]
+    arguments = CountingScorer(), Pictures(broken={"torn"}), prompts, [(0,), (1,), (2,)], SamplingOptions()
+
+    def body():
+        engine = RecordingEngine()
+        with pytest.raises(ValueError, match="data.jsonl:2: torn is not a readable picture.*data.on_error"):
+            sample_groups(engine, *arguments)
+        return sample_groups(engine, *arguments, skip_broken=True), engine.asked
+
+    results, asked = on_one_rank(body)
+    assert asked == [["p0", "p2"]]
+    assert results[1] == Refusal("p1", "data.jsonl:2: torn is not a readable picture")
+    assert ids([results[0], results[2]]) == ["p0", "p2"]
 
 
 def test_two_engines_fill_the_same_batch_as_one():
@@ -231,6 +247,19 @@ def test_refused_prompts_are_counted_and_logged_and_others_take_their_place():
     assert lines == ["step 4: prompt p1 was refused: 12 tokens here, 13 there"]
 
 
+def test_broken_pictures_are_refused_where_bad_input_is_skipped():
+    def body():
+        collector = make_collector([2] * 6)
+        collector.config = collector.config.model_copy(update={"data": Data(on_error="skip")})
+        collector.prompts[1] = prompt(1, "2", ["torn"])
+        collector.store = Pictures(broken={"torn"})
+        return collector.collect(1)
+
+    collected = on_one_rank(body)
+    assert ids(collected.groups) == ["p0", "p2", "p3"]
+    assert collected.counters["rollout/refused"] == 1
+
+
 @pytest.mark.parametrize("truncated", ["keep", "mask", "penalise"])
 def test_penalised_responses_score_nothing_and_the_filter_sees_that(truncated):
     def body():
@@ -297,10 +326,11 @@ def test_a_restored_collector_goes_on_exactly():
         return results
 
     def strip(results):
-        """Without the totals: they number all responses that a scorer has seen."""
+        """Without the rewards' totals: they number all responses that a scorer has seen."""
+        drawn = lambda groups: [(group.prompt.id, [s.token_ids for s in group.samples]) for group in groups]
         return [
-            ([(g.prompt.id, [s.token_ids for s in g.samples]) for g in c.groups], c.counters, seeds, asked, ids(surplus))
-            for c, seeds, asked, surplus in results
+            (drawn(collected.groups), drawn(collected.generated), collected.counters, seeds, asked, drawn(surplus))
+            for collected, seeds, asked, surplus in results
         ]
 
     def body():
