@@ -1,0 +1,57 @@
+"""The reward curve from a made-up metrics.jsonl."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from megatron_eureka.report.curves import plot_rewards, read_metrics
+
+# Matplotlib's first three colours, in the order of the curves that are there.
+COLOURS = ((31, 119, 180), (255, 127, 14), (44, 160, 44))
+
+REWARDS = [{"step": step, "reward/total/mean": step / 4, "reward/accuracy/mean": step / 8} for step in range(1, 4)]
+EVALUATIONS = [{"step": 0, "evaluation/accuracy": 0.25}, {"step": 3, "evaluation/accuracy": 0.5}]
+
+
+def write_metrics(folder, lines):
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+    return folder
+
+
+def num_colours(file) -> int:
+    """How many of the curves' colours the picture has, counted from the first."""
+    pixels = np.asarray(Image.open(file).convert("RGB"))
+    found = [bool((pixels == colour).all(-1).any()) for colour in COLOURS]
+    assert found == sorted(found, reverse=True)
+    return sum(found)
+
+
+@pytest.mark.parametrize(
+    ("lines", "curves"),
+    [
+        ([EVALUATIONS[0], *REWARDS, EVALUATIONS[1]], 3),
+        (REWARDS, 2),
+        (EVALUATIONS, 1),
+        ([{"step": 1, "actor/loss": 0.5}, REWARDS[1]], 2),  # a single point, among lines without rewards
+        ([{**REWARDS[0], "step": step} for step in range(1, 31)], 2),  # too many points for markers
+    ],
+)
+def test_the_picture_has_a_curve_for_each_series_that_was_logged(tmp_path, lines, curves):
+    file = plot_rewards(write_metrics(tmp_path, lines))
+    assert file == tmp_path / "reward.png"
+    with Image.open(file) as picture:
+        assert (picture.format, picture.size) == ("PNG", (840, 480))  # 7 by 4 inches, 120 dots each
+    assert num_colours(file) == curves
+
+
+@pytest.mark.parametrize("lines", [[], [{"step": 1, "actor/loss": 0.5}]], ids=["no lines", "no rewards"])
+def test_nothing_to_draw_is_said_with_the_file(tmp_path, lines):
+    with pytest.raises(ValueError, match="metrics.jsonl holds no rewards"):
+        plot_rewards(write_metrics(tmp_path, lines))
+    assert not (tmp_path / "reward.png").exists()
+
+
+def test_metrics_are_read_in_order(tmp_path):
+    assert read_metrics(write_metrics(tmp_path, REWARDS)) == REWARDS
