@@ -12,7 +12,8 @@ def prompt(number: int, answer: str = "", pictures: Sequence[str] = ()) -> Promp
     """Prompt `p{number}`, whose last user turn asks `question {number}`."""
     images = tuple(ImageKey(digest=name, grid_thw=(1, 2, 2), num_tokens=1) for name in pictures)
     content = [{"type": "image", "image": name} for name in pictures] + [{"type": "text", "text": f"question {number}"}]
-    messages = ({"role": "system", "content": "be brief"}, {"role": "user", "content": content})
+    before = ({"role": "user", "content": "a question before"}, {"role": "assistant", "content": "its answer"})
+    messages = ({"role": "system", "content": "be brief"}, *before, {"role": "user", "content": content})
     return Prompt(f"p{number}", f"data.jsonl:{number + 1}", messages, answer, (number,), (number,), images)
 
 

@@ -305,6 +305,18 @@ def test_shuffled_rewards_are_the_same_ones_in_another_order():
             assert new.rewards == own[new.rewards["total"]]  # the components of one response stay together
 
 
+def test_each_round_of_a_step_is_shuffled_in_an_order_of_its_own():
+    def body():
+        engine = RecordingEngine(refused={"p0", "p3"})  # leaves two groups a round, and three are wanted
+        return make_collector([2] * 6, engine, reward={"shuffle": True}, filter={"enabled": False}).collect(1)
+
+    collected = on_one_rank(body)
+    assert collected.counters["rollout/rounds"] == 2
+    rounds = totals(collected)[:8], totals(collected)[8:]
+    first, second = (sorted(range(8), key=values.__getitem__) for values in rounds)
+    assert first != second
+
+
 def test_rewards_are_shuffled_over_groups_and_not_within_them():
     sample = lambda reward: Sample((1,), (0.0,), "stop", 0, "", {"total": reward})
     groups = [Group(prompt(i), tuple(sample(float(i)) for _ in range(8))) for i in range(8)]
