@@ -94,7 +94,9 @@ class Filter(Section):
     enabled: bool = Field(True, description="Keep only groups whose mean accuracy lies within the bounds.")
     lower: Fraction = Field(0.1, description="Smallest mean accuracy kept, inclusive, compared by counts.")
     upper: Fraction = Field(0.9, description="Largest mean accuracy kept, inclusive, compared by counts.")
-    max_rounds: PositiveInt = Field(10, description="Generation rounds to fill a batch before the run stops.")
+    max_rounds: PositiveInt = Field(
+        10, description="Most rounds for a batch; a short one is trained on, an empty one ends the run."
+    )
     refill: bool = Field(True, description="Generate again until the batch is full; else train on what passed.")
     max_staleness: NonNegativeInt = Field(1, description="Policy versions that a surplus group may wait.")
 

@@ -53,8 +53,9 @@ class Evaluation:
 
     @classmethod
     def read(cls, path: Path) -> Evaluation:
-        """What `write` wrote."""
-        return cls(tuple(Item(**json.loads(line)) for line in path.read_text("utf-8").splitlines()))
+        """The items that `write` wrote. Lines end at newlines alone: a response may hold other separators."""
+        with open(path, encoding="utf-8", newline="\n") as file:
+            return cls(tuple(Item(**json.loads(line)) for line in file))
 
 
 def evaluate(
