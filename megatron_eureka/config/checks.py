@@ -161,8 +161,8 @@ def _rollout(config: Config, info: ModelInfo | None, world_size: int) -> Iterato
     yield from _divides(size, world_size, "rollout.tp", "The number of ranks")
     if config.launch.nodes > 1 and world_size // config.launch.nodes % size:
         yield (
-            f"rollout.tp = {size} does not fit into a node: {world_size} ranks on launch.nodes = {config.launch.nodes}. "
-            "Choose a size that divides the ranks of one node."
+            f"rollout.tp = {size} does not fit into a node: {world_size} ranks on launch.nodes = "
+            f"{config.launch.nodes}. Choose a size that divides the ranks of one node."
         )
     if world_size % size == 0 and config.rollout.prompts_per_step < world_size // size:
         yield (

@@ -46,7 +46,7 @@ def main() -> None:
         "commit": commit.stdout.strip(),
         "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}",
         "layout": options.layout,
-        "command": " ".join(sys.argv),
+        "command": f"tools/bench/demo_seeds.py --layout {options.layout} --seeds {' '.join(map(str, options.seeds))}",
         "seeds": {seed: one_seed(options.folder / f"seed{seed}", options.layout, seed) for seed in options.seeds},
     }
     text = json.dumps(result, indent=1) + "\n"
