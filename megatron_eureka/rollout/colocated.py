@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 
 from megatron_eureka.config.model_info import ModelInfo
+from megatron_eureka.rollout.handover import SourceError, guarded, parts
 from megatron_eureka.rollout.isolation import set_environment, torch_state_kept
 from megatron_eureka.rollout.options import EngineOptions
 from megatron_eureka.rollout.protocol import GenerateRequest, Refusal, SamplingOptions, WeightSource
@@ -31,12 +32,6 @@ from vllm import LLM, SamplingParams  # noqa: E402  (reads the environment that 
 from vllm.outputs import CompletionOutput, RequestOutput  # noqa: E402
 
 from megatron_eureka.rollout.plugin import BACKEND, CPU_WORKER, JOB_KEY, register  # noqa: E402
-
-UPDATE_PART_BYTES = 64 << 20  # of weights handed to the worker in one call
-
-
-class SourceError(RuntimeError):
-    """The trainer could not make the weights that an engine was to take."""
 
 
 class ColocatedEngine:
@@ -151,7 +146,7 @@ class ColocatedEngine:
         try:
             with self._vllm("failed to update its weights"):
                 self._llm.start_weight_update()
-                for part in _parts(_guarded(stream)):
+                for part in parts(guarded(stream)):
                     tower_changed |= any(name.startswith("visual.") for name, _ in part)
                     self._llm.update_weights({"update_info": {"tensors": part}})
                 self._llm.finish_weight_update()
@@ -282,24 +277,3 @@ def _vllm_prompt(request: GenerateRequest) -> dict:
         prompt["multi_modal_data"] = {"image": list(request.images)}
         prompt["multi_modal_uuids"] = {"image": [key.digest for key in request.prompt.images]}
     return prompt
-
-
-def _guarded(stream: Iterator[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
-    """The stream, what it raises told apart from what the engine raises while it takes from it."""
-    try:
-        yield from stream
-    except Exception as error:  # any failure here leaves the other ranks in a collective
-        raise SourceError(f"The trainer's weights could not be gathered: {type(error).__name__}: {error}") from error
-
-
-def _parts(stream: Iterator[tuple[str, torch.Tensor]]) -> Iterator[list[tuple[str, torch.Tensor]]]:
-    """Group small tensors, so that a call into the worker carries more than a norm."""
-    part, size = [], 0
-    for name, tensor in stream:
-        part.append((name, tensor))
-        size += tensor.nbytes
-        if size >= UPDATE_PART_BYTES:
-            yield part
-            part, size = [], 0
-    if part:
-        yield part
