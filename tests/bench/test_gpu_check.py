@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from megatron_eureka.types import MicroBatch, Segment
 from tools.bench import gpu_check, gpu_comparisons, gpu_timings
 from tools.bench.gpu_comparisons import QUANTITIES, RATIO, compare, judge
 from tools.bench.gpu_variants import COMPARED, CPU_ROWS, CUDA_BF16, CUDA_FLASH, CUDA_TE_FLASH, TIMED, why_not
@@ -147,29 +146,6 @@ def test_nothing_is_compared_with_a_reference_that_did_not_run(tmp_path, monkeyp
     checks = gpu_check.check_variants(tmp_path, False, gpu_check.Clock(10))
     assert [check.status for check in checks].count("failed") == 1
     assert not any(check.status == "passed" for check in checks)
-
-
-def test_flops_of_a_row_by_hand():
-    """Two prompt tokens and one response of three that sees them; numbers from the formula 6 N t + 12 L h d pairs."""
-    row = MicroBatch(
-        *(torch.zeros(0, dtype=torch.int64),) * 2,
-        segments=(Segment(0, 2, ((0, 2),)), Segment(2, 5, ((0, 2), (2, 5)))),
-        image_index=torch.zeros(0, dtype=torch.int64),
-        images=(),
-        predict_index=torch.zeros(3, dtype=torch.int64),
-        targets=torch.zeros(3, dtype=torch.int64),
-        sample_index=torch.zeros(3, dtype=torch.int64),
-        num_tokens=5,
-    )
-    info = gpu_timings.ModelInfo(
-        hidden_size=4, num_layers=3, num_heads=2, num_kv_heads=1, head_dim=2, ffn_size=8, vocab_size=10, tied=False,
-        rms_norm_eps=1e-6, rope_theta=1e4, mrope_section=(1, 0, 0), max_positions=16, image_token_id=9,
-        vision_start_token_id=8, vision=None,
-    )  # fmt: skip
-    pairs = 1 + 2 + (3 + 4 + 5)
-    layer = 4 * (4 + 4) + 4 + 4 + 4 * 4 + 3 * 4 * 8 + 8  # q and kv, their biases, output, MLP, two norms
-    expected = 6 * 3 * layer * 5 + 12 * 3 * 2 * 2 * pairs + 6 * 10 * 4 * 3
-    assert gpu_timings.flops(info, row) == expected
 
 
 @pytest.mark.slow

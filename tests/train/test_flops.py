@@ -1,10 +1,13 @@
 """Operation counts by hand, on sizes small enough to multiply."""
 
+import torch
+
 from megatron_eureka.config.known_models import KNOWN_MODELS
 from megatron_eureka.config.memory import total_parameters
+from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.data.packing import Item, pack
 from megatron_eureka.train.flops import language_model_flops, tower_flops
-from megatron_eureka.types import Prompt
+from megatron_eureka.types import MicroBatch, Prompt, Segment
 
 INFO = KNOWN_MODELS["Qwen/Qwen2.5-VL-7B-Instruct"]
 
@@ -36,3 +39,26 @@ def test_padding_costs_nothing_and_causal_attention_half():
 def test_tower_counts_its_matrices():
     vision = INFO.vision
     assert 0.95 < tower_flops(vision, 1000) / (2 * 1000 * 0.63e9) < 1.05  # about 0.63 B weights see every patch
+
+
+def test_flops_of_a_row_by_hand():
+    """Two prompt tokens and one response of three that sees them; numbers from the formula 2 N t + 4 L h d pairs."""
+    row = MicroBatch(
+        *(torch.zeros(0, dtype=torch.int64),) * 2,
+        segments=(Segment(0, 2, ((0, 2),)), Segment(2, 5, ((0, 2), (2, 5)))),
+        image_index=torch.zeros(0, dtype=torch.int64),
+        images=(),
+        predict_index=torch.zeros(3, dtype=torch.int64),
+        targets=torch.zeros(3, dtype=torch.int64),
+        sample_index=torch.zeros(3, dtype=torch.int64),
+        num_tokens=5,
+    )
+    info = ModelInfo(
+        hidden_size=4, num_layers=3, num_heads=2, num_kv_heads=1, head_dim=2, ffn_size=8, vocab_size=10, tied=False,
+        rms_norm_eps=1e-6, rope_theta=1e4, mrope_section=(1, 0, 0), max_positions=16, image_token_id=9,
+        vision_start_token_id=8, vision=None,
+    )  # fmt: skip
+    pairs = 1 + 2 + (3 + 4 + 5)
+    layer = 4 * (4 + 4) + 4 * 4 + 3 * 4 * 8  # q and kv, output, MLP
+    expected = 2 * 3 * layer * 5 + 4 * 3 * 2 * 2 * pairs + 2 * 10 * 4 * 3
+    assert language_model_flops(info, [row]) == expected

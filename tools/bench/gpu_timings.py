@@ -23,12 +23,11 @@ import megatron_eureka  # noqa: E402, F401  (before transformers: on CPU it make
 import torch  # noqa: E402
 
 from examples.digits.model import make_model  # noqa: E402
-from megatron_eureka.config.memory import layer_parameters  # noqa: E402
-from megatron_eureka.config.model_info import ModelInfo  # noqa: E402
 from megatron_eureka.data.packing import Item  # noqa: E402
 from megatron_eureka.parallel import groups  # noqa: E402
 from megatron_eureka.train import policy as policies  # noqa: E402
 from megatron_eureka.train.batch import make_rows  # noqa: E402
+from megatron_eureka.train.flops import language_model_flops, peak_flops  # noqa: E402
 from megatron_eureka.types import MicroBatch, Prompt  # noqa: E402
 from tools.bench.gpu_programs import policy_of, prepare  # noqa: E402
 from tools.bench.gpu_variants import Variant  # noqa: E402
@@ -41,8 +40,6 @@ ROWS = {  # tokens of the prompt, number and tokens of responses, number of such
     "1b": {"a prompt shared by 7 responses": (1024, 7, 1024, 1), "8 sequences": (512, 1, 512, 8)},
     "tiny": {"a prompt shared by 3 responses": (16, 3, 16, 1), "4 sequences": (16, 1, 16, 4)},
 }
-# Dense bf16 peak from the vendor's data sheets (without sparsity), FLOP/s.
-PEAKS = {"H200": 989.5e12, "H100 80GB HBM3": 989.5e12, "A100": 312e12}
 WARM_UP, REPEATS = 3, 7
 
 
@@ -74,7 +71,7 @@ def row_of(policy, prompt: int, responses: int, response: int, copies: int) -> M
     ids = lambda count: tuple(10 + number % 200 for number in range(count))
     items = [
         Item(
-            Prompt(str(copy), copy, (), "", ids(prompt), ids(prompt)),
+            Prompt(str(copy), "made up", (), "", ids(prompt), ids(prompt)),
             (ids(response),) * responses,
             tuple(range(copy * responses, (copy + 1) * responses)),
         )
@@ -82,21 +79,6 @@ def row_of(policy, prompt: int, responses: int, response: int, copies: int) -> M
     ]
     (row,) = make_rows(items, policy.config, policy)
     return row
-
-
-def flops(info: ModelInfo, row: MicroBatch) -> float:
-    """FLOPs of forward and backward: layers' matrices, attention over visible keys, the head on targets once.
-
-    Neither the embedding look-up counts nor what the head's backward pass computes again.
-    """
-    matrices = info.num_layers * layer_parameters(info)
-    pairs = 0  # (query, visible key)
-    for segment in row.segments:
-        queries, keys = segment.end - segment.start, segment.num_keys
-        pairs += queries * (keys - queries) + queries * (queries + 1) // 2
-    attention = 2 * 2 * info.num_layers * info.num_heads * info.head_dim * pairs  # q k^T and p v
-    head = 2 * info.vocab_size * info.hidden_size * len(row.targets)
-    return 3.0 * (2 * matrices * row.num_tokens + attention + head)
 
 
 def timed(action, on_cuda: bool) -> list[float]:
@@ -116,12 +98,12 @@ def timed(action, on_cuda: bool) -> list[float]:
 def measure(variant: Variant, size: str) -> list[dict]:
     """One record a row shape, and one for the optimizer step."""
     on_cuda = variant.device == "cuda"
-    policies.load_hf = lambda *arguments: None  # Megatron's random initialisation stays
+    # The folder holds sizes alone: Megatron's random initialisation stays.
+    policies.load_hf = policies.check_hf_keys = lambda *arguments: None
     with tempfile.TemporaryDirectory() as folder:
         write_config(Path(folder), **SIZES[size])
         policy = policy_of(variant, folder, freeze_vision=True, lr=1e-6)
-    device = torch.cuda.get_device_name() if on_cuda else "cpu"
-    peak = next((value for name, value in PEAKS.items() if name in device), None) if on_cuda else None
+    peak = peak_flops()
     records = []
 
     def loss(_, row, logprobs, entropies):
@@ -133,7 +115,8 @@ def measure(variant: Variant, size: str) -> list[dict]:
         if on_cuda:
             torch.cuda.reset_peak_memory_stats()
         seconds = timed(lambda row=row: policies.accumulate(policy, [row], loss), on_cuda)
-        median, work = statistics.median(seconds), flops(policy.info, row)
+        # A backward pass counts as two forward passes; what the head computes again for it does not count.
+        median, work = statistics.median(seconds), 3 * language_model_flops(policy.info, [row])
         records.append(
             {
                 "name": f"forward and backward, {shape}",
