@@ -23,6 +23,8 @@ setup(
         "transformers==5.19.0",
         "qwen-vl-utils>=0.0.14",
         "safetensors",
+        "isal",  # CRC-32 at memory speed, for the archives of checkpoints
+        "xxhash",
         "sentencepiece",
         "math-verify>=0.9",
         "pydantic>=2.10",

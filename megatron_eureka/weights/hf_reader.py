@@ -3,51 +3,84 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 
+from megatron_eureka.weights.files import OpenFiles, read_exactly
 from megatron_eureka.weights.table import normalise_hf_name
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 CHUNK_BYTES = 64 << 20  # of a tensor in memory at once while it is copied to its target
+DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
+_TORCH_DTYPES = {name: dtype for dtype, name in DTYPES.items()}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor's bytes lie."""
+
+    file: Path
+    offset: int  # bytes from the start of the file
+    num_bytes: int
+    shape: tuple[int, ...]
+    dtype: str  # safetensors' name
+
+    @property
+    def row_bytes(self) -> int:
+        return self.num_bytes // self.shape[0]
 
 
 class HfReader:
-    """The tensors of a folder by on-disk name. Files are mapped lazily; nothing is read before `read_into`.
+    """The tensors of a folder by on-disk name. Only headers are read at first; files are mapped lazily.
 
     Raises:
-        ValueError: no weights, a shard that is missing, damaged or cut off, or a name in two shards.
+        ValueError: no weights; a shard that is missing, damaged or cut off; an index that names what is not there; a
+            name in two shards.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self._files: dict[Path, safe_open] = {}
+        self._descriptors = OpenFiles()
         self._where: dict[str, tuple[Path, str]] = {}  # name -> file, name in the file
-        for file in self._shards():
-            for key in self._open(file).keys():  # noqa: SIM118  (a safetensors handle is no mapping)
+        self._places: dict[str, Place] = {}
+        weight_map = self._weight_map()
+        for file in self._shards(weight_map):
+            keys = self._open(file).keys()
+            for key in keys:
                 name = normalise_hf_name(key)
                 if name in self._where:
                     raise ValueError(f"{name} is both in {self._where[name][0]} and in {file}; keep one of them.")
                 self._where[name] = (file, key)
+        for key, shard in weight_map.items():
+            if self._where.get(normalise_hf_name(key), (None, None))[0] != self.folder / shard:
+                raise ValueError(f"{INDEX} in {self.folder} names {key!r} in {shard}, which does not hold it.")
 
-    def _shards(self) -> list[Path]:
+    def _weight_map(self) -> dict[str, str]:
+        """Shards by tensor, from the index; empty where there is a single file and no index."""
         index = self.folder / INDEX
         if not index.is_file():
+            return {}
+        try:
+            return dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{index} is damaged ({error!r}); download the folder again.") from error
+
+    def _shards(self, weight_map: dict[str, str]) -> list[Path]:
+        if not weight_map:
             single = self.folder / SINGLE
             if not single.is_file():
                 raise ValueError(f"{self.folder} holds neither {INDEX} nor {SINGLE}: no Hugging Face weights there.")
             return [single]
-        try:
-            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (ValueError, KeyError, AttributeError) as error:
-            raise ValueError(f"{index} is damaged ({error!r}); download the folder again.") from error
-        for name in sorted(names):
+        names = sorted(set(weight_map.values()))
+        for name in names:
             if not (self.folder / name).is_file():
                 raise ValueError(f"{self.folder / name} is missing, though {INDEX} names it.")
-        return [self.folder / name for name in sorted(names)]
+        return [self.folder / name for name in names]
 
     def _open(self, file: Path) -> safe_open:
         if file not in self._files:
@@ -67,6 +100,47 @@ class HfReader:
 
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self._slice(name).get_shape())
+
+    def dtype(self, name: str) -> torch.dtype:
+        """Dtype of a tensor.
+
+        Raises:
+            ValueError: it is none of float32, bfloat16 and float16; the file and the tensor are named.
+        """
+        found = self._slice(name).get_dtype()
+        if found not in _TORCH_DTYPES:
+            raise ValueError(
+                f"{name!r} in {self.file_of(name)} has dtype {found}, expected one of {list(_TORCH_DTYPES)}: quantised "
+                "weights cannot be trained. Give the model's original weights."
+            )
+        return _TORCH_DTYPES[found]
+
+    def place(self, name: str) -> Place:
+        """Where a tensor's raw bytes lie."""
+        if name not in self._places:
+            self._read_header(self._where[name][0])
+        return self._places[name]
+
+    def _read_header(self, file: Path) -> None:
+        """safetensors' handle has checked the header already, but does not tell the places in it."""
+        with open(file, "rb") as stream:
+            size = int.from_bytes(stream.read(8), "little")
+            header = json.loads(stream.read(size))
+        header.pop("__metadata__", None)
+        for key, entry in header.items():
+            start, end = entry["data_offsets"]
+            place = Place(file, 8 + size + start, end - start, tuple(entry["shape"]), entry["dtype"])
+            self._places[normalise_hf_name(key)] = place
+
+    def read_bytes(self, name: str, start: int, target: memoryview) -> None:
+        """Fill `target` with a tensor's raw bytes from byte `start` on; nothing is mapped into memory.
+
+        Raises:
+            ValueError: the file ends before.
+        """
+        place = self.place(name)
+        assert start + len(target) <= place.num_bytes, f"{name} has {place.num_bytes} bytes"
+        read_exactly(self._descriptors.descriptor(place.file), target, place.offset + start, place.file)
 
     def read_into(self, target: torch.Tensor, name: str, dim: int, start: int) -> None:
         """Copy `target.shape[dim]` entries of `name` from `start` on, whole in all other dims, casting to its dtype.

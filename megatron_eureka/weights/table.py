@@ -15,6 +15,8 @@ from dataclasses import dataclass
 
 from megatron_eureka.config.model_info import ModelInfo, VisionInfo
 
+# Counted up whenever a name or a layout changes: what an older table wrote would be read wrongly.
+TABLE_VERSION = 1
 EMBEDDING = "model.embed_tokens.weight"
 
 

@@ -1,0 +1,62 @@
+"""What kind of model folder a path is: Hugging Face's, or a Megatron checkpoint with Hugging Face's small files in it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+HF_PART = "hf"  # folder inside a Megatron checkpoint: config, tokenizer and processor of the model
+BACKEND_FILE = "metadata.json"  # Megatron-Core's, at the top of each of its checkpoints
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A folder of weights."""
+
+    path: Path
+    kind: Literal["hf", "megatron"]
+    hf: Path  # where config, tokenizer and processor lie
+
+    def __str__(self) -> str:
+        return f"{'Hugging Face folder' if self.kind == 'hf' else 'Megatron checkpoint'} {self.path}"
+
+
+def find_model_folder(path: str | Path) -> ModelFolder:
+    """Say what a folder is. Only file names and Megatron-Core's small `metadata.json` are looked at.
+
+    Raises:
+        ValueError: no such folder, neither kind, both kinds, or a Megatron checkpoint without the files of its model.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise ValueError(
+            f"There is no folder {str(path)!r}. Give a Hugging Face folder of a Qwen2.5-VL model or a Megatron "
+            "checkpoint of one."
+        )
+    is_hf, is_megatron = (path / "config.json").is_file(), is_megatron_checkpoint(path)
+    if is_hf and is_megatron:
+        raise ValueError(f"{path} holds both config.json and {BACKEND_FILE}: keep only one model in a folder.")
+    if is_hf:
+        return ModelFolder(path, "hf", path)
+    if is_megatron:
+        if not (path / HF_PART / "config.json").is_file():
+            raise ValueError(
+                f"The Megatron checkpoint {path} does not say what model it is: {path / HF_PART / 'config.json'} is "
+                f"missing. Copy the model's config, tokenizer and processor files into {path / HF_PART}."
+            )
+        return ModelFolder(path, "megatron", path / HF_PART)
+    inside = sorted(child.name for child in path.iterdir() if child.is_dir() and is_megatron_checkpoint(child))
+    hint = f" It holds the checkpoints {', '.join(inside)}: give one of them." if inside else ""
+    raise ValueError(
+        f"{path} is no model folder: config.json is missing (Hugging Face), and so is {BACKEND_FILE} (Megatron).{hint}"
+    )
+
+
+def is_megatron_checkpoint(path: Path) -> bool:
+    """Whether Megatron-Core's `dist_checkpointing` wrote, or would load, this folder."""
+    try:
+        return "sharded_backend" in json.loads((path / BACKEND_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False

@@ -1,0 +1,101 @@
+"""What a Megatron checkpoint stores: the full tensors of `torch_dist`, and which ranges of them a rank holds.
+
+Megatron-Core's distributed checkpoint knows no tensor-parallel size: it stores each parameter as it would be on a single
+rank, with the decoder layers stacked along a leading dim, and a rank reads the ranges that are its own. All of it
+follows from the table: the tensor of a single rank is `cuts(rule, 0, 1)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from megatron_eureka.config.model_info import ModelInfo
+from megatron_eureka.weights.layout import Cut, cuts, shard_shape
+from megatron_eureka.weights.table import Rule, table
+
+LAYERS = "language_model.decoder.layers."
+# Modules for which some layer spec of some Megatron-Core asks for an `_extra_state`, here always empty.
+_LAYER_MODULES = (
+    "self_attention.linear_qkv",
+    "self_attention.linear_proj",
+    "self_attention.core_attention",
+    "mlp.linear_fc1",
+    "mlp.linear_fc2",
+)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor of a checkpoint, or one layer's part of a stacked one."""
+
+    key: str  # Megatron-Core's, without a layer number
+    layer: int | None  # place on the leading dim; None: not stacked
+    shape: tuple[int, ...]  # without the leading dim
+
+    @property
+    def key_of_layer(self) -> str:
+        """The key where layers are stored one by one (Megatron-Core's `non_homogeneous_layers`)."""
+        return self.key if self.layer is None else f"{LAYERS}{self.layer}.{self.key.removeprefix(LAYERS)}"
+
+    def full_shape(self, num_layers: int) -> tuple[int, ...]:
+        """Shape in the checkpoint."""
+        return self.shape if self.layer is None else (num_layers, *self.shape)
+
+    def stacked(self, box: tuple[int, ...], leading: int) -> tuple[int, ...]:
+        """Offsets or sizes within one layer, with the entry of the leading dim in front where there is one."""
+        return box if self.layer is None else (leading, *box)
+
+
+def stored_tensor(rule: Rule) -> Stored:
+    """Where a rule's parameter lies in a checkpoint."""
+    shape = shard_shape(rule, tp_size=1)
+    if not rule.name.startswith(LAYERS):
+        return Stored(rule.name, None, shape)
+    number, rest = rule.name.removeprefix(LAYERS).split(".", 1)
+    return Stored(LAYERS + rest, int(number), shape)
+
+
+def stored_rules(info: ModelInfo) -> tuple[Rule, ...]:
+    """The rules whose parameters a checkpoint holds: a tied head is not stored a second time."""
+    return tuple(rule for rule in table(info) if rule.exported)
+
+
+def extra_state_keys(num_layers: int) -> Iterator[str]:
+    """Keys of the empty objects that Megatron-Core's linears, or Transformer Engine's, want to find."""
+    for layer in range(num_layers):
+        for module in _LAYER_MODULES:
+            yield f"{LAYERS}{module}._extra_state/shard_{layer}_{num_layers}"
+    yield "language_model.decoder.final_layernorm._extra_state/shard_0_1"
+
+
+def stored_cuts(rule: Rule, tp_rank: int = 0, tp_size: int = 1) -> tuple[Cut, ...]:
+    """The cuts of a tensor-parallel rank, `Cut.offset` being the place in the stored tensor."""
+    whole = cuts(rule, 0, 1)
+
+    def place(cut: Cut) -> int:
+        around = next(w for w in whole if w.source == cut.source and w.start <= cut.start < w.start + w.size)
+        assert cut.start + cut.size <= around.start + around.size, f"{rule.name}: {cut} crosses the end of a block"
+        return around.offset + cut.start - around.start
+
+    return tuple(replace(cut, offset=place(cut)) for cut in cuts(rule, tp_rank, tp_size))
+
+
+def regions(rule: Rule, tp_rank: int, tp_size: int) -> Iterator[tuple[Cut, ...]]:
+    """A rank's cuts in groups that are each one range of the stored tensor, without a gap in it."""
+    group: list[Cut] = []
+    for cut in stored_cuts(rule, tp_rank, tp_size):
+        if group and cut.offset != group[-1].offset + group[-1].size:
+            yield tuple(group)
+            group = []
+        group.append(cut)
+    yield tuple(group)
+
+
+def pipeline_stage(rule: Rule, num_layers: int, pp_size: int, vpp_size: int) -> int:
+    """The stage that holds a parameter; chunks of layers interleave over the stages."""
+    layer = stored_tensor(rule).layer
+    if layer is not None:
+        return layer // (num_layers // (pp_size * vpp_size)) % pp_size
+    is_last = rule.name.startswith(("language_model.decoder.final_layernorm", "language_model.output_layer"))
+    return pp_size - 1 if is_last else 0

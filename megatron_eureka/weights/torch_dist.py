@@ -1,0 +1,147 @@
+"""The files of Megatron-Core's `torch_dist` format, written piece by piece instead of from tensors in memory.
+
+`torch.distributed.checkpoint` keeps each chunk of a tensor as one `torch.save` archive inside a `.distcp` file and the
+places of all chunks in a pickled `.metadata`. An archive is a frame that depends on the chunk's shape and dtype alone,
+around the raw bytes; torch itself makes the frame here, and only the check sum of the bytes is filled in later.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import struct
+import uuid
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch.distributed.checkpoint.filesystem import CURRENT_DCP_VERSION, _StorageInfo
+from torch.distributed.checkpoint.metadata import (
+    BytesStorageMetadata,
+    ChunkStorageMetadata,
+    Metadata,
+    MetadataIndex,
+    StorageMeta,
+    TensorProperties,
+    TensorStorageMetadata,
+)
+
+METADATA = ".metadata"
+BACKEND = {
+    "sharded_backend": "torch_dist",
+    "sharded_backend_version": 1,
+    "common_backend": "torch",
+    "common_backend_version": 1,
+}
+_DESCRIPTOR, _ENTRY = b"PK\x07\x08", b"PK\x01\x02"  # of the zip format: after a record's data; in the directory
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What `torch.save` writes around a tensor's raw bytes."""
+
+    head: bytes
+    num_bytes: int  # of the raw data
+    tail: bytes
+    checksum_places: tuple[int, ...]  # in the tail: where the CRC-32 of the data belongs
+
+    @property
+    def size(self) -> int:
+        return len(self.head) + self.num_bytes + len(self.tail)
+
+    def tail_for(self, checksum: int) -> bytes:
+        """The tail with the CRC-32 of the data."""
+        tail = bytearray(self.tail)
+        for place in self.checksum_places:
+            struct.pack_into("<I", tail, place, checksum)
+        return bytes(tail)
+
+
+@lru_cache(maxsize=None)
+def frame(sizes: tuple[int, ...], dtype: torch.dtype) -> Frame:
+    """The frame of a contiguous tensor."""
+    archive = io.BytesIO()
+    with torch.serialization.skip_data():
+        torch.save(torch.empty(sizes, dtype=dtype), archive)
+    data = archive.getbuffer()
+    with zipfile.ZipFile(archive) as directory:
+        record = next(item for item in directory.infolist() if item.filename.endswith("/data/0"))
+        start = data_offset(archive, record)
+        entry = directory.start_dir
+    num_bytes = torch.Size(sizes).numel() * dtype.itemsize
+    head, tail = bytes(data[:start]), bytes(data[start + num_bytes :])
+    while True:  # entries of the directory, up to that of the record
+        assert data[entry : entry + 4] == _ENTRY and tail.startswith(_DESCRIPTOR), "torch.save's archives have changed"
+        name_size, extra_size, comment_size = struct.unpack_from("<HHH", data, entry + 28)
+        if bytes(data[entry + 46 : entry + 46 + name_size]) == record.filename.encode():
+            break
+        entry += 46 + name_size + extra_size + comment_size
+    return Frame(head, num_bytes, tail, (len(_DESCRIPTOR), entry + 16 - start - num_bytes))
+
+
+def data_offset(archive: io.IOBase, record: zipfile.ZipInfo) -> int:
+    """Where an uncompressed record's bytes begin in its archive."""
+    archive.seek(record.header_offset + 26)
+    name_size, extra_size = struct.unpack("<HH", archive.read(4))
+    return record.header_offset + 30 + name_size + extra_size
+
+
+@dataclass(frozen=True)
+class StoredChunk:
+    """A box of a stored tensor, and its archive's place in a file."""
+
+    key: str
+    offsets: tuple[int, ...]
+    sizes: tuple[int, ...]
+    dtype: torch.dtype
+    file: str
+    position: int  # bytes
+
+    @property
+    def frame(self) -> Frame:
+        return frame(self.sizes, self.dtype)
+
+
+def empty_object() -> bytes:
+    """The archive of an empty `_extra_state`, in the list that Megatron-Core puts around each object."""
+    archive = io.BytesIO()
+    torch.save([None], archive)
+    return archive.getvalue()
+
+
+def write_index(
+    folder: Path,
+    chunks: list[StoredChunk],
+    shapes: Mapping[str, tuple[int, ...]],
+    objects: Mapping[str, tuple[str, int, int]],
+) -> None:
+    """Write what makes `.distcp` files a checkpoint; Megatron-Core's `metadata.json`, by which it is known, comes last.
+
+    Args:
+        chunks: all chunks of all tensors.
+        shapes: of the full tensors, by key.
+        objects: file, position and size of each stored object that is no tensor, by key.
+    """
+    tensors: dict[str, TensorStorageMetadata | BytesStorageMetadata] = {}
+    places = {}
+    for chunk in chunks:
+        if chunk.key not in tensors:
+            properties = TensorProperties(dtype=chunk.dtype)
+            tensors[chunk.key] = TensorStorageMetadata(properties, torch.Size(shapes[chunk.key]), [])
+        known = tensors[chunk.key].chunks
+        offsets = torch.Size(chunk.offsets)
+        place = _StorageInfo(chunk.file, chunk.position, chunk.frame.size)
+        places[MetadataIndex(chunk.key, offsets, len(known))] = place
+        known.append(ChunkStorageMetadata(offsets, torch.Size(chunk.sizes)))
+    for key, place in objects.items():
+        tensors[key] = BytesStorageMetadata()
+        places[MetadataIndex(key)] = _StorageInfo(*place)
+    metadata = Metadata(tensors, storage_data=places, storage_meta=StorageMeta(save_id=str(uuid.uuid4())))
+    metadata.version = CURRENT_DCP_VERSION
+    torch.save({}, folder / "common.pt")
+    (folder / METADATA).write_bytes(pickle.dumps(metadata))
+    (folder / "metadata.json").write_text(json.dumps(BACKEND), encoding="utf-8")

@@ -1,0 +1,303 @@
+"""Read ranges of tensors from a Megatron checkpoint (`torch_dist`), whoever wrote it and under whatever layout."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from collections import defaultdict
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+
+import torch
+from isal.isal_zlib import crc32
+from torch.distributed.checkpoint.filesystem import _StorageInfo
+from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
+from torch.distributed.checkpoint.utils import _create_file_view
+
+from megatron_eureka.config.model_folder import is_megatron_checkpoint
+from megatron_eureka.weights.files import OpenFiles, read_exactly
+from megatron_eureka.weights.stored import LAYERS, Stored, extra_state_keys
+from megatron_eureka.weights.torch_dist import METADATA, data_offset
+
+# What a run's checkpoint holds beside the model.
+RUN_STATE = ("optimizer.", "chained_", "rng_state", "rerun_state", "opt_param_scheduler")
+CHECK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class _Box:
+    """A chunk, seen from one layer of its tensor."""
+
+    starts: tuple[int, ...]
+    sizes: tuple[int, ...]
+    place: _StorageInfo
+    skip: int  # elements of earlier layers in the same chunk
+
+
+@dataclass(frozen=True)
+class RawData:
+    """Where the raw bytes of a chunk lie."""
+
+    file: Path
+    offset: int
+    num_bytes: int
+    checksum: int  # CRC-32 as it was written
+
+
+class TorchDistReader:
+    """The tensors of a Megatron checkpoint. Only the index is read at first.
+
+    Raises:
+        ValueError: the folder is no such checkpoint, its index is damaged, a file is missing or too short, or a tensor
+            is not covered by its chunks exactly once.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        if not is_megatron_checkpoint(self.folder):
+            raise ValueError(f"{folder} is no Megatron checkpoint: metadata.json of `torch_dist` is missing there.")
+        metadata = _load_metadata(self.folder / METADATA)
+        self.tensors = {k: m for k, m in metadata.state_dict_metadata.items() if isinstance(m, TensorStorageMetadata)}
+        self.objects = metadata.state_dict_metadata.keys() - self.tensors.keys()
+        self._files = OpenFiles()
+        self._boxes: dict[tuple[str, int | None], list[_Box]] = defaultdict(list)
+        self._raw: dict[_StorageInfo, RawData] = {}
+        self._check_files(metadata)
+        self._index(metadata)
+
+    def _check_files(self, metadata: Metadata) -> None:
+        needed: dict[str, int] = defaultdict(int)
+        for place in metadata.storage_data.values():
+            needed[place.relative_path] = max(needed[place.relative_path], place.offset + place.length)
+        for name, size in needed.items():
+            file = self.folder / name
+            if not file.is_file():
+                raise ValueError(f"{file} is missing, though {METADATA} names it. Copy the checkpoint again.")
+            if file.stat().st_size < size:
+                raise ValueError(
+                    f"{file} is cut off: it has {file.stat().st_size} bytes, {METADATA} names {size}. Copy the "
+                    "checkpoint again."
+                )
+
+    def _index(self, metadata: Metadata) -> None:
+        volumes: dict[str, int] = defaultdict(int)
+        for index, place in metadata.storage_data.items():
+            tensor = self.tensors.get(index.fqn)
+            if tensor is None:
+                continue
+            chunk = next((c for c in _candidates(tensor, index.index) if c.offsets == index.offset), None)
+            if chunk is None or place.transform_descriptors:
+                reason = "is compressed" if chunk else f"has no chunk at {index.offset}"
+                raise ValueError(f"{index.fqn} in {self.folder / METADATA} {reason}, which this reader does not know.")
+            volumes[index.fqn] += chunk.sizes.numel()
+            starts, sizes = tuple(chunk.offsets), tuple(chunk.sizes)
+            if index.fqn.startswith(LAYERS) and not index.fqn.removeprefix(LAYERS)[0].isdigit():
+                each = torch.Size(sizes[1:]).numel()
+                for number in range(sizes[0]):
+                    box = _Box(starts[1:], sizes[1:], place, number * each)
+                    self._boxes[index.fqn, starts[0] + number].append(box)
+            else:
+                self._boxes[index.fqn, None].append(_Box(starts, sizes, place, 0))
+        for key, tensor in self.tensors.items():
+            if volumes[key] != tensor.size.numel():
+                raise ValueError(
+                    f"The chunks of {key} in {self.folder} hold {volumes[key]} elements, the tensor "
+                    f"{list(tensor.size)} has {tensor.size.numel()}: parts are missing or stored twice."
+                )
+
+    def key_of(self, stored: Stored) -> str:
+        """The key that holds a tensor: stacked, or one for each layer, as the checkpoint has it."""
+        return stored.key if stored.key in self.tensors else stored.key_of_layer
+
+    def check_model(self, tensors: list[Stored], num_layers: int) -> None:
+        """Hold the checkpoint against a model's tensors: all there, with their shapes, and nothing that has no rule.
+
+        Raises:
+            ValueError: naming missing, unknown and misshapen keys.
+        """
+        expected = {self.key_of(tensor): tensor for tensor in tensors}
+        missing = [key for key in expected if key not in self.tensors]
+        extra = {key.split("._extra_state")[0] for key in extra_state_keys(num_layers)}
+        unknown = [
+            key
+            for key in sorted(self.tensors.keys() - expected.keys() | self.objects)
+            if not key.startswith(RUN_STATE) and not ("._extra_state" in key and _stacked(key) in extra)
+        ]
+        if missing or unknown:
+            raise ValueError(
+                f"{self.folder} is not the model of its config.json. {len(missing)} tensors are missing: "
+                f"{missing[:5]}. {len(unknown)} keys have no rule: {unknown[:5]}."
+            )
+        for key, tensor in expected.items():
+            found = tuple(self.tensors[key].size)
+            wanted = tensor.shape if key == tensor.key_of_layer else tensor.full_shape(num_layers)
+            if found != wanted:
+                raise ValueError(
+                    f"{key!r} in {self.folder} has shape {list(found)}, expected {list(wanted)}: the weights belong to "
+                    "another config.json."
+                )
+
+    def dtype(self, stored: Stored) -> torch.dtype:
+        return self.tensors[self.key_of(stored)].properties.dtype
+
+    def file_of(self, stored: Stored) -> Path:
+        """A file that holds a part of the tensor."""
+        return self.folder / self._boxes_of(stored)[0].place.relative_path
+
+    def read_rows(self, stored: Stored, start: int, target: memoryview) -> None:
+        """Fill `target` with rows of a tensor from `start` on, as bytes of the stored dtype.
+
+        Raises:
+            ValueError: no chunk holds a part of it, or an archive is damaged; the file is named.
+        """
+        itemsize = self.dtype(stored).itemsize
+        width = torch.Size(stored.shape[1:]).numel()
+        end, filled = start + len(target) // (width * itemsize), 0
+        for box in self._boxes_of(stored):
+            first, last = max(start, box.starts[0]), min(end, box.starts[0] + box.sizes[0])
+            if first < last:
+                columns = torch.Size(box.sizes[1:]).numel()
+                offset = (box.skip + (first - box.starts[0]) * columns) * itemsize
+                part = target[(first - start) * width * itemsize : (last - start) * width * itemsize]
+                if columns == width:
+                    self._read(box.place, part, offset)
+                else:
+                    self._read_columns(box, part, offset, width * itemsize, columns * itemsize)
+                filled += (last - first) * columns * itemsize
+        if filled != len(target):
+            raise ValueError(f"No chunk in {self.folder} holds all of rows {start} to {end} of {stored.key_of_layer}.")
+
+    def _boxes_of(self, stored: Stored) -> list[_Box]:
+        key = self.key_of(stored)
+        return self._boxes[key, stored.layer if key == stored.key and stored.layer is not None else None]
+
+    def _read_columns(self, box: _Box, target: memoryview, offset: int, row_bytes: int, column_bytes: int) -> None:
+        rows = len(target) // row_bytes
+        part = bytearray(rows * column_bytes)
+        self._read(box.place, memoryview(part), offset)
+        left = box.starts[1] * (column_bytes // box.sizes[1])
+        whole = torch.frombuffer(target, dtype=torch.uint8).view(rows, row_bytes)
+        whole[:, left : left + column_bytes] = torch.frombuffer(part, dtype=torch.uint8).view(rows, column_bytes)
+
+    def _read(self, place: _StorageInfo, target: memoryview, offset: int) -> None:
+        raw = self.raw_data(place)
+        read_exactly(self._files.descriptor(raw.file), target, raw.offset + offset, raw.file)
+
+    def raw_data(self, place: _StorageInfo) -> RawData:
+        """Where a chunk's raw bytes lie; looked up in its archive once."""
+        if place not in self._raw:
+            self._raw[place] = _find_raw_data(self.folder / place.relative_path, place)
+        return self._raw[place]
+
+    def check_chunk(self, place: _StorageInfo) -> None:
+        """Hold a chunk's bytes against the check sum that was written with them.
+
+        Raises:
+            ValueError: they differ; the file is named.
+        """
+        raw, found = self.raw_data(place), 0
+        buffer = memoryview(bytearray(min(CHECK_BYTES, raw.num_bytes)))
+        for offset in range(0, raw.num_bytes, CHECK_BYTES):
+            part = buffer[: min(CHECK_BYTES, raw.num_bytes - offset)]
+            read_exactly(self._files.descriptor(raw.file), part, raw.offset + offset, raw.file)
+            found = crc32(part, found)
+        if raw.checksum not in (found, 0):  # 0: written without one, as torch allows
+            raise ValueError(f"{raw.file} is damaged: the bytes at {raw.offset} do not have their check sum.")
+
+    def places(self, stored: Stored) -> list[_StorageInfo]:
+        """The chunks that hold a tensor."""
+        return [box.place for box in self._boxes_of(stored)]
+
+
+def _stacked(key: str) -> str:
+    """The module of an `_extra_state` key, without a layer number."""
+    module = key.split("._extra_state")[0]
+    if module.startswith(LAYERS):
+        number, _, rest = module.removeprefix(LAYERS).partition(".")
+        return LAYERS + rest if number.isdigit() else module
+    return module
+
+
+def _candidates(tensor: TensorStorageMetadata, index: int | None) -> list:
+    """Chunks in which to look for an entry, the likely one first."""
+    likely = [tensor.chunks[index]] if index is not None and index < len(tensor.chunks) else []
+    return likely + tensor.chunks
+
+
+class _SafeUnpickler(pickle.Unpickler):
+    """Builds what an index is made of and nothing else: a pickle could name any function, which would then run."""
+
+    MODULES = tuple(f"torch.distributed.checkpoint.{name}" for name in ("metadata", "filesystem", "planner"))
+    NAMES = {
+        ("torch", "Size"),
+        ("torch.serialization", "_get_layout"),
+        ("collections", "OrderedDict"),
+        ("collections", "defaultdict"),
+        ("builtins", "set"),
+        ("builtins", "frozenset"),
+        ("pathlib", "PosixPath"),
+        ("pathlib", "Path"),
+    }
+
+    def find_class(self, module: str, name: str):
+        known = (module, name) in self.NAMES or (module == "torch" and isinstance(getattr(torch, name, 0), torch.dtype))
+        if known or (module in self.MODULES and "." not in name):
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"it names {module}.{name}, which is no part of the format")
+
+
+def _load_metadata(file: Path) -> Metadata:
+    try:
+        with open(file, "rb") as stream:
+            metadata = _SafeUnpickler(stream).load()
+        if isinstance(metadata, Metadata) and metadata.storage_data:
+            return metadata
+        reason = "it lists nothing"
+    except OSError as error:
+        reason = error.strerror
+    except (pickle.UnpicklingError, EOFError, AttributeError, ImportError, IndexError, ValueError, TypeError) as error:
+        reason = str(error) or type(error).__name__
+    raise ValueError(f"{file} is missing or damaged: {reason}. Copy the checkpoint again.")
+
+
+@lru_cache(maxsize=4096)
+def _contiguous_tensor(pickled: bytes) -> bool:
+    """Whether an archive's description is that of a tensor which fills its storage in row-major order."""
+
+    class Look(pickle.Unpickler):
+        def find_class(self, module: str, name: str):
+            if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+                return lambda storage, offset, size, stride, *rest: (storage, offset, size, stride)
+            if (module, name) == ("collections", "OrderedDict"):
+                return dict
+            return partial(lambda name: name, f"{module}.{name}")
+
+        def persistent_load(self, pid):
+            return pid
+
+    import io
+
+    storage, offset, size, stride = Look(io.BytesIO(pickled)).load()
+    expected, step = [], 1
+    for length in reversed(size):
+        expected.insert(0, step)
+        step *= length
+    matches = all(got == want or length == 1 for got, want, length in zip(stride, expected, size, strict=True))
+    return offset == 0 and matches and storage[-1] == step
+
+
+def _find_raw_data(file: Path, place: _StorageInfo) -> RawData:
+    try:
+        with open(file, "rb") as stream:
+            archive = _create_file_view(stream, place.offset, place.length)
+            with zipfile.ZipFile(archive) as directory:
+                records = {item.filename.partition("/")[2]: item for item in directory.infolist()}
+                record, description = records["data/0"], directory.read(records["data.pkl"])
+            if record.compress_type != zipfile.ZIP_STORED or not _contiguous_tensor(description):
+                raise ValueError(f"{file} holds a tensor at {place.offset} in a form that this reader does not know.")
+            offset = place.offset + data_offset(archive, record)
+            return RawData(file, offset, record.file_size, record.CRC)
+    except (zipfile.BadZipFile, KeyError, pickle.UnpicklingError, EOFError) as error:
+        raise ValueError(f"{file} is damaged at {place.offset}: {error}. Copy the checkpoint again.") from error
