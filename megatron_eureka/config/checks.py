@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from megatron_eureka.config.model_info import ModelInfo
-from megatron_eureka.config.schema import Config
+from megatron_eureka.config.schema import Config, Parallel
 
 Task = Literal["grpo", "sft"]
 
@@ -26,7 +26,7 @@ def check(config: Config, info: ModelInfo | None, world_size: int, task: Task = 
     """
     problems = [*_layout(config, world_size), *_data(config)]
     if info is not None:
-        problems += [*_model_layout(config, info), *_lengths(config, info, task)]
+        problems += [*_model_layout(config.parallel, info), *_lengths(config, info, task)]
     if task == "grpo":
         problems += [*_batches(config), *_filter(config), *_rollout(config, info, world_size), *_reward(config)]
     if not config.model.path:
@@ -67,14 +67,28 @@ def _layout(config: Config, world_size: int) -> Iterator[str]:
         )
     if axes.sp and axes.tp == 1:
         yield "parallel.sp = true needs parallel.tp > 1. Leave parallel.sp out, or raise parallel.tp."
-    if axes.vpp > 1 and axes.pp == 1:
-        yield f"parallel.vpp = {axes.vpp} needs parallel.pp > 1. Set parallel.vpp = 1, or raise parallel.pp."
+    yield from _interleaving(axes)
     if axes.cp > 1:
         yield f"parallel.cp = {axes.cp}: context parallelism is not supported yet. Set parallel.cp = 1."
 
 
-def _model_layout(config: Config, info: ModelInfo) -> Iterator[str]:
-    axes = config.parallel
+def check_model_layout(axes: Parallel, info: ModelInfo) -> None:
+    """Refuse tp, pp and vpp that do not fit a model; for tools that cut its weights without a run.
+
+    Raises:
+        ValueError: all problems found, one a line.
+    """
+    problems = [*_interleaving(axes), *_model_layout(axes, info)]
+    if problems:
+        raise ValueError("This layout cannot be:\n" + "\n".join(f"- {problem}" for problem in problems))
+
+
+def _interleaving(axes: Parallel) -> Iterator[str]:
+    if axes.vpp > 1 and axes.pp == 1:
+        yield f"parallel.vpp = {axes.vpp} needs parallel.pp > 1. Set parallel.vpp = 1, or raise parallel.pp."
+
+
+def _model_layout(axes: Parallel, info: ModelInfo) -> Iterator[str]:
     if axes.tp > info.num_kv_heads:
         yield (
             f"parallel.tp = {axes.tp} exceeds the model's {info.num_kv_heads} key-value heads. "

@@ -1,4 +1,4 @@
-"""What kind of model folder a path is: Hugging Face's, or a Megatron checkpoint with Hugging Face's small files in it."""
+"""What kind of model folder a path is: Hugging Face's, or a Megatron checkpoint that has its small files in it."""
 
 from __future__ import annotations
 

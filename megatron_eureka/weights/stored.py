@@ -1,8 +1,8 @@
 """What a Megatron checkpoint stores: the full tensors of `torch_dist`, and which ranges of them a rank holds.
 
-Megatron-Core's distributed checkpoint knows no tensor-parallel size: it stores each parameter as it would be on a single
-rank, with the decoder layers stacked along a leading dim, and a rank reads the ranges that are its own. All of it
-follows from the table: the tensor of a single rank is `cuts(rule, 0, 1)`.
+Megatron-Core's distributed checkpoint knows no tensor-parallel size: it stores each parameter as it would be on a
+single rank, with the decoder layers stacked along a leading dim, and a rank reads the ranges that are its own. All of
+it follows from the table: the tensor of a single rank is `cuts(rule, 0, 1)`.
 """
 
 from __future__ import annotations

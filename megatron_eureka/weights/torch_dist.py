@@ -15,7 +15,7 @@ import uuid
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -61,7 +61,7 @@ class Frame:
         return bytes(tail)
 
 
-@lru_cache(maxsize=None)
+@cache
 def frame(sizes: tuple[int, ...], dtype: torch.dtype) -> Frame:
     """The frame of a contiguous tensor."""
     archive = io.BytesIO()

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import pickle
-import zipfile
 from collections import defaultdict
 from dataclasses import dataclass
-from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
 from isal.isal_zlib import crc32
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
-from torch.distributed.checkpoint.utils import _create_file_view
 
 from megatron_eureka.config.model_folder import is_megatron_checkpoint
 from megatron_eureka.weights.files import OpenFiles, read_exactly
 from megatron_eureka.weights.stored import LAYERS, Stored, extra_state_keys
-from megatron_eureka.weights.torch_dist import METADATA, data_offset
+from megatron_eureka.weights.torch_dist import METADATA
+from megatron_eureka.weights.torch_dist_index import RawData, find_raw_data, load_metadata
 
 # What a run's checkpoint holds beside the model.
 RUN_STATE = ("optimizer.", "chained_", "rng_state", "rerun_state", "opt_param_scheduler")
@@ -36,16 +32,6 @@ class _Box:
     skip: int  # elements of earlier layers in the same chunk
 
 
-@dataclass(frozen=True)
-class RawData:
-    """Where the raw bytes of a chunk lie."""
-
-    file: Path
-    offset: int
-    num_bytes: int
-    checksum: int  # CRC-32 as it was written
-
-
 class TorchDistReader:
     """The tensors of a Megatron checkpoint. Only the index is read at first.
 
@@ -58,12 +44,12 @@ class TorchDistReader:
         self.folder = Path(folder)
         if not is_megatron_checkpoint(self.folder):
             raise ValueError(f"{folder} is no Megatron checkpoint: metadata.json of `torch_dist` is missing there.")
-        metadata = _load_metadata(self.folder / METADATA)
+        metadata = load_metadata(self.folder / METADATA)
         self.tensors = {k: m for k, m in metadata.state_dict_metadata.items() if isinstance(m, TensorStorageMetadata)}
         self.objects = metadata.state_dict_metadata.keys() - self.tensors.keys()
         self._files = OpenFiles()
         self._boxes: dict[tuple[str, int | None], list[_Box]] = defaultdict(list)
-        self._raw: dict[_StorageInfo, RawData] = {}
+        self._raw: dict[tuple[str, int], RawData] = {}
         self._check_files(metadata)
         self._index(metadata)
 
@@ -187,9 +173,10 @@ class TorchDistReader:
 
     def raw_data(self, place: _StorageInfo) -> RawData:
         """Where a chunk's raw bytes lie; looked up in its archive once."""
-        if place not in self._raw:
-            self._raw[place] = _find_raw_data(self.folder / place.relative_path, place)
-        return self._raw[place]
+        key = (place.relative_path, place.offset)
+        if key not in self._raw:
+            self._raw[key] = find_raw_data(self.folder / place.relative_path, place)
+        return self._raw[key]
 
     def check_chunk(self, place: _StorageInfo) -> None:
         """Hold a chunk's bytes against the check sum that was written with them.
@@ -224,80 +211,3 @@ def _candidates(tensor: TensorStorageMetadata, index: int | None) -> list:
     """Chunks in which to look for an entry, the likely one first."""
     likely = [tensor.chunks[index]] if index is not None and index < len(tensor.chunks) else []
     return likely + tensor.chunks
-
-
-class _SafeUnpickler(pickle.Unpickler):
-    """Builds what an index is made of and nothing else: a pickle could name any function, which would then run."""
-
-    MODULES = tuple(f"torch.distributed.checkpoint.{name}" for name in ("metadata", "filesystem", "planner"))
-    NAMES = {
-        ("torch", "Size"),
-        ("torch.serialization", "_get_layout"),
-        ("collections", "OrderedDict"),
-        ("collections", "defaultdict"),
-        ("builtins", "set"),
-        ("builtins", "frozenset"),
-        ("pathlib", "PosixPath"),
-        ("pathlib", "Path"),
-    }
-
-    def find_class(self, module: str, name: str):
-        known = (module, name) in self.NAMES or (module == "torch" and isinstance(getattr(torch, name, 0), torch.dtype))
-        if known or (module in self.MODULES and "." not in name):
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"it names {module}.{name}, which is no part of the format")
-
-
-def _load_metadata(file: Path) -> Metadata:
-    try:
-        with open(file, "rb") as stream:
-            metadata = _SafeUnpickler(stream).load()
-        if isinstance(metadata, Metadata) and metadata.storage_data:
-            return metadata
-        reason = "it lists nothing"
-    except OSError as error:
-        reason = error.strerror
-    except (pickle.UnpicklingError, EOFError, AttributeError, ImportError, IndexError, ValueError, TypeError) as error:
-        reason = str(error) or type(error).__name__
-    raise ValueError(f"{file} is missing or damaged: {reason}. Copy the checkpoint again.")
-
-
-@lru_cache(maxsize=4096)
-def _contiguous_tensor(pickled: bytes) -> bool:
-    """Whether an archive's description is that of a tensor which fills its storage in row-major order."""
-
-    class Look(pickle.Unpickler):
-        def find_class(self, module: str, name: str):
-            if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-                return lambda storage, offset, size, stride, *rest: (storage, offset, size, stride)
-            if (module, name) == ("collections", "OrderedDict"):
-                return dict
-            return partial(lambda name: name, f"{module}.{name}")
-
-        def persistent_load(self, pid):
-            return pid
-
-    import io
-
-    storage, offset, size, stride = Look(io.BytesIO(pickled)).load()
-    expected, step = [], 1
-    for length in reversed(size):
-        expected.insert(0, step)
-        step *= length
-    matches = all(got == want or length == 1 for got, want, length in zip(stride, expected, size, strict=True))
-    return offset == 0 and matches and storage[-1] == step
-
-
-def _find_raw_data(file: Path, place: _StorageInfo) -> RawData:
-    try:
-        with open(file, "rb") as stream:
-            archive = _create_file_view(stream, place.offset, place.length)
-            with zipfile.ZipFile(archive) as directory:
-                records = {item.filename.partition("/")[2]: item for item in directory.infolist()}
-                record, description = records["data/0"], directory.read(records["data.pkl"])
-            if record.compress_type != zipfile.ZIP_STORED or not _contiguous_tensor(description):
-                raise ValueError(f"{file} holds a tensor at {place.offset} in a form that this reader does not know.")
-            offset = place.offset + data_offset(archive, record)
-            return RawData(file, offset, record.file_size, record.CRC)
-    except (zipfile.BadZipFile, KeyError, pickle.UnpicklingError, EOFError) as error:
-        raise ValueError(f"{file} is damaged at {place.offset}: {error}. Copy the checkpoint again.") from error

@@ -1,0 +1,102 @@
+"""What a `torch_dist` checkpoint says of itself, read without running anything that its pickles might name."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import zipfile
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+
+import torch
+from torch.distributed.checkpoint.filesystem import _StorageInfo
+from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.checkpoint.utils import _create_file_view
+
+from megatron_eureka.weights.torch_dist import data_offset
+
+
+@dataclass(frozen=True)
+class RawData:
+    """Where the raw bytes of a chunk lie."""
+
+    file: Path
+    offset: int
+    num_bytes: int
+    checksum: int  # CRC-32 as it was written
+
+
+class _SafeUnpickler(pickle.Unpickler):
+    """Builds what an index is made of and nothing else: a pickle could name any function, which would then run."""
+
+    MODULES = tuple(f"torch.distributed.checkpoint.{name}" for name in ("metadata", "filesystem", "planner"))
+    NAMES = {
+        ("torch", "Size"),
+        ("torch.serialization", "_get_layout"),
+        ("collections", "OrderedDict"),
+        ("collections", "defaultdict"),
+        ("builtins", "set"),
+        ("builtins", "frozenset"),
+        ("pathlib", "PosixPath"),
+        ("pathlib", "Path"),
+    }
+
+    def find_class(self, module: str, name: str):
+        known = (module, name) in self.NAMES or (module == "torch" and isinstance(getattr(torch, name, 0), torch.dtype))
+        if known or (module in self.MODULES and "." not in name):
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"it names {module}.{name}, which is no part of the format")
+
+
+def load_metadata(file: Path) -> Metadata:
+    try:
+        with open(file, "rb") as stream:
+            metadata = _SafeUnpickler(stream).load()
+        if isinstance(metadata, Metadata) and metadata.storage_data:
+            return metadata
+        reason = "it lists nothing"
+    except OSError as error:
+        reason = error.strerror
+    except (pickle.UnpicklingError, EOFError, AttributeError, ImportError, IndexError, ValueError, TypeError) as error:
+        reason = str(error) or type(error).__name__
+    raise ValueError(f"{file} is missing or damaged: {reason}. Copy the checkpoint again.")
+
+
+@lru_cache(maxsize=4096)
+def _contiguous_tensor(pickled: bytes) -> bool:
+    """Whether an archive's description is that of a tensor which fills its storage in row-major order."""
+
+    class Look(pickle.Unpickler):
+        def find_class(self, module: str, name: str):
+            if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+                return lambda storage, offset, size, stride, *rest: (storage, offset, size, stride)
+            if (module, name) == ("collections", "OrderedDict"):
+                return dict
+            return partial(lambda name: name, f"{module}.{name}")
+
+        def persistent_load(self, pid):
+            return pid
+
+    storage, offset, size, stride = Look(io.BytesIO(pickled)).load()
+    expected, step = [], 1
+    for length in reversed(size):
+        expected.insert(0, step)
+        step *= length
+    matches = all(got == want or length == 1 for got, want, length in zip(stride, expected, size, strict=True))
+    return offset == 0 and matches and storage[-1] == step
+
+
+def find_raw_data(file: Path, place: _StorageInfo) -> RawData:
+    try:
+        with open(file, "rb") as stream:
+            archive = _create_file_view(stream, place.offset, place.length)
+            with zipfile.ZipFile(archive) as directory:
+                records = {item.filename.partition("/")[2]: item for item in directory.infolist()}
+                record, description = records["data/0"], directory.read(records["data.pkl"])
+            if record.compress_type != zipfile.ZIP_STORED or not _contiguous_tensor(description):
+                raise ValueError(f"{file} holds a tensor at {place.offset} in a form that this reader does not know.")
+            offset = place.offset + data_offset(archive, record)
+            return RawData(file, offset, record.file_size, record.CRC)
+    except (zipfile.BadZipFile, KeyError, pickle.UnpicklingError, EOFError) as error:
+        raise ValueError(f"{file} is damaged at {place.offset}: {error}. Copy the checkpoint again.") from error
