@@ -3,6 +3,8 @@
 import logging
 import os
 import sys
+import threading
+import time
 import warnings
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
@@ -30,6 +32,57 @@ def progress(items: Iterable[Item], description: str, total: int | None = None) 
     from rich.progress import track
 
     yield from track(items, description=description, total=total, console=Console(stderr=True), transient=True)
+
+
+class ByteProgress:
+    """Bytes done of a known total, to be told by any thread: a bar on a terminal, else a line now and then.
+
+    Use as a context manager.
+    """
+
+    LINE_EVERY_S = 10
+
+    def __init__(self, description: str, total: int):
+        self._description, self._total, self._done = description, total, 0
+        self._lock, self._start = threading.Lock(), time.monotonic()
+        self._last_line, self._bar = self._start, None
+
+    def __enter__(self) -> "ByteProgress":
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+
+            columns = (
+                "{task.description}",
+                BarColumn(),
+                DownloadColumn(),
+                TransferSpeedColumn(),
+                TimeRemainingColumn(),
+            )
+            self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
+            self._bar.start()
+            self._task = self._bar.add_task(self._description, total=self._total)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def advance(self, num_bytes: int) -> None:
+        """Count bytes as done."""
+        with self._lock:
+            self._done += num_bytes
+            if self._bar is not None:
+                self._bar.advance(self._task, num_bytes)
+            elif time.monotonic() - self._last_line > self.LINE_EVERY_S:
+                self._last_line = time.monotonic()
+                logger.info(self._line(self._last_line - self._start))
+
+    def _line(self, elapsed_s: float) -> str:
+        speed = self._done / elapsed_s
+        left_s = (self._total - self._done) / speed
+        done = f"{self._done / 1e9:.2f} of {self._total / 1e9:.2f} GB"
+        return f"{self._description}: {done}, {speed / 1e9:.2f} GB/s, {left_s:.0f} s left"
 
 
 def setup_logging(level: int = logging.INFO) -> None:

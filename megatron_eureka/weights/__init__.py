@@ -1,11 +1,16 @@
 """Names and layouts of weights, and the files they lie in."""
 
+from megatron_eureka.weights.companions import describe, read_description
+from megatron_eureka.weights.conversion import Conversion
 from megatron_eureka.weights.hf_writer import HfWriter, save_hf
 from megatron_eureka.weights.layout import Cut, cuts, hf_to_shard, shard_shape, shards_to_hf
 from megatron_eureka.weights.load import check_hf_keys, load_hf
 from megatron_eureka.weights.table import HfTensor, Rule, check_tp_size, hf_tensors, rules_by_name, table
+from megatron_eureka.weights.to_hf import megatron_to_hf
+from megatron_eureka.weights.to_megatron import hf_to_megatron
 
 __all__ = [
+    "Conversion",
     "Cut",
     "HfTensor",
     "HfWriter",
@@ -13,9 +18,13 @@ __all__ = [
     "check_hf_keys",
     "check_tp_size",
     "cuts",
+    "describe",
     "hf_tensors",
+    "hf_to_megatron",
     "hf_to_shard",
     "load_hf",
+    "megatron_to_hf",
+    "read_description",
     "rules_by_name",
     "save_hf",
     "shard_shape",

@@ -27,14 +27,16 @@ def copy_companions(like: str | Path, target: Path, dtype: torch.dtype | None = 
 
 
 def _set_dtype(file: Path, name: str) -> None:
-    config = json.loads(file.read_text(encoding="utf-8"))
+    text = file.read_text(encoding="utf-8")
+    config, before = json.loads(text), json.loads(text)
     old_key = "torch_dtype" in config and "dtype" not in config
     config["torch_dtype" if old_key else "dtype"] = name
     for section in ("text_config", "vision_config"):
         for key in ("dtype", "torch_dtype"):
             if key in config.get(section, {}):
                 config[section][key] = name
-    file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    if config != before:  # else the file stays as it is, to the byte
+        file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ class HfWriter:
     Args:
         folder: the final name.
         like: Hugging Face folder of the same model, from which all files but the weights are copied.
-        dtype: of all tensors, which is then put into the config; or of each one by name.
+        dtype: of all tensors, or of each one by name. If it is one, it is put into the config.
         max_shard_bytes: size from which a further file is begun.
         overwrite, fsync: see `NewFolder`.
     """
@@ -84,29 +84,28 @@ class HfWriter:
     ) -> None:
         self.folder, self.like = Path(folder), Path(like)
         tensors = hf_tensors(ModelInfo.from_folder(like))
-        self._one_dtype = dtype if isinstance(dtype, torch.dtype) else None
-        self._dtypes = dict.fromkeys(tensors, dtype) if self._one_dtype else dict(dtype)
-        if not DTYPES.keys() >= set(self._dtypes.values()):
-            raise ValueError(f"Weights are written as one of {list(DTYPES)}, got {set(self._dtypes.values())}.")
+        self._dtypes = dict.fromkeys(tensors, dtype) if isinstance(dtype, torch.dtype) else dict(dtype)
+        self._all_dtypes = set(self._dtypes.values())
+        if not DTYPES.keys() >= self._all_dtypes:
+            raise ValueError(f"Weights are written as one of {list(DTYPES)}, got {self._all_dtypes}.")
         self._heads, self._places = plan(tensors.values(), self._dtypes, max_shard_bytes)
-        self._new = NewFolder(folder, overwrite=overwrite, num_bytes=self.num_bytes, fsync=fsync)
-        self._new.check_target()
+        self._new = NewFolder(folder, overwrite=overwrite, num_bytes=sum(self.file_bytes.values()), fsync=fsync)
+        self._new.check()
         self._arrived = dict.fromkeys(self._places, 0)  # bytes
         self._files = OpenFiles(os.O_WRONLY | os.O_CREAT)
 
     @property
-    def num_bytes(self) -> int:
-        """Size of all weight files."""
-        return sum(map(len, self._heads.values())) + sum(place.num_bytes for place in self._places.values())
-
-    @property
-    def num_files(self) -> int:
-        return len(self._heads)
+    def file_bytes(self) -> dict[str, int]:
+        """Size of each file of weights."""
+        sizes = {name: len(head) for name, head in self._heads.items()}
+        for place in self._places.values():
+            sizes[place.file.name] += place.num_bytes
+        return sizes
 
     def __enter__(self) -> HfWriter:
-        self._partial = self._new.__enter__()
+        self._new.__enter__()
         for name, head in self._heads.items():
-            write_at(self._files.descriptor(self._partial / name), memoryview(head), 0)
+            write_at(self._files.descriptor(self._new.path / name), memoryview(head), 0)
         return self
 
     def write(self, name: str, tensor: torch.Tensor) -> None:
@@ -136,7 +135,7 @@ class HfWriter:
         if start < arrived:
             raise ValueError(f"{name!r} came twice; each tensor is written once.")
         assert start == arrived and start + len(data) <= place.num_bytes, f"{name}: bytes {start}, {len(data)} of them"
-        write_at(self._files.descriptor(self._partial / place.file), data, place.offset + start)
+        write_at(self._files.descriptor(self._new.path / place.file), data, place.offset + start)
         self._arrived[name] += len(data)
 
     def __exit__(self, kind, error, trace) -> None:
@@ -156,7 +155,8 @@ class HfWriter:
         missing = [name for name, place in self._places.items() if self._arrived[name] < place.num_bytes]
         if missing:
             raise ValueError(f"{len(missing)} of {len(self._places)} tensors never came, among them {missing[:5]}.")
-        copy_companions(self.like, self._partial, self._one_dtype)
+        one_dtype = next(iter(self._all_dtypes)) if len(self._all_dtypes) == 1 else None
+        copy_companions(self.like, self._new.path, one_dtype)
         self._write_index()
 
     def _write_index(self) -> None:
@@ -165,7 +165,7 @@ class HfWriter:
         total = sum(place.num_bytes for place in self._places.values())
         weight_map = {name: str(place.file) for name, place in self._places.items()}
         text = json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=2)
-        (self._partial / INDEX).write_text(text, encoding="utf-8")
+        (self._new.path / INDEX).write_text(text, encoding="utf-8")
 
 
 def save_hf(
@@ -189,7 +189,7 @@ def save_hf(
     Raises:
         ValueError: the target exists; a tensor is unknown, misshapen, missing or came twice.
     """
-    NewFolder(folder).check_target()
+    NewFolder(folder).check()
     stream = iter(tensors)
     first = next(stream, None)
     if first is None:

@@ -35,17 +35,16 @@ class NewFolder:
         self._previous = self.folder.with_name(f".{self.folder.name}.replaced")
         self._lock = -1
 
-    def __enter__(self) -> Path:
+    def __enter__(self) -> NewFolder:
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         self._lock = self._take()
         try:
             self._restore()
-            self.check_target()
-            check_space(self.folder.parent, self.num_bytes)
+            self.check()
         except ValueError:
             self._give_up()
             raise
-        return self.path
+        return self
 
     def __exit__(self, kind, error, trace) -> None:
         if error is not None:
@@ -54,7 +53,7 @@ class NewFolder:
         try:
             if self.fsync:
                 _sync_tree(self.path)
-            self.check_target()  # a rename would silently replace an empty folder that appeared meanwhile
+            self._check_target()  # a rename would silently replace an empty folder that appeared meanwhile
             if self.folder.exists():
                 self.folder.rename(self._previous)
             self.path.rename(self.folder)
@@ -64,8 +63,16 @@ class NewFolder:
         os.close(self._lock)
         shutil.rmtree(self._previous, ignore_errors=True)
 
-    def check_target(self) -> None:
-        """Refuse a target that may not be written."""
+    def check(self) -> None:
+        """Refuse what entering would refuse, but for another process that writes it.
+
+        Raises:
+            ValueError: the target exists or is no model folder, or the disk has too little space.
+        """
+        self._check_target()
+        check_space(self.folder.parent, self.num_bytes)
+
+    def _check_target(self) -> None:
         if self.folder.is_symlink() or (self.folder.exists() and not self.overwrite):
             raise ValueError(f"{self.folder} exists already. Give a new name or remove it first.")
         if not self.folder.exists():

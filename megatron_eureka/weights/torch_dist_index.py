@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import Metadata
-from torch.distributed.checkpoint.utils import _create_file_view
 
 from megatron_eureka.weights.torch_dist import data_offset
 
@@ -50,6 +49,11 @@ class _SafeUnpickler(pickle.Unpickler):
 
 
 def load_metadata(file: Path) -> Metadata:
+    """The index of a checkpoint.
+
+    Raises:
+        ValueError: it is missing or damaged, or names what is no part of the format.
+    """
     try:
         with open(file, "rb") as stream:
             metadata = _SafeUnpickler(stream).load()
@@ -87,10 +91,42 @@ def _contiguous_tensor(pickled: bytes) -> bool:
     return offset == 0 and matches and storage[-1] == step
 
 
+class _Part(io.RawIOBase):
+    """A part of a file as a file of its own (torch's own class for it cannot seek from the end, as `zipfile` does)."""
+
+    def __init__(self, stream: io.BufferedReader, offset: int, length: int) -> None:
+        self._stream, self._offset, self._length, self._at = stream, offset, length, 0
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._length}[whence]
+        return self._at
+
+    def readinto(self, target: memoryview) -> int:
+        self._stream.seek(self._offset + self._at)
+        data = self._stream.read(min(len(target), self._length - self._at))
+        target[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+
 def find_raw_data(file: Path, place: _StorageInfo) -> RawData:
+    """Where the raw bytes of a chunk lie, from the directory of its archive.
+
+    Raises:
+        ValueError: the archive is damaged, or holds anything but one contiguous tensor.
+    """
     try:
         with open(file, "rb") as stream:
-            archive = _create_file_view(stream, place.offset, place.length)
+            archive = _Part(stream, place.offset, place.length)
             with zipfile.ZipFile(archive) as directory:
                 records = {item.filename.partition("/")[2]: item for item in directory.infolist()}
                 record, description = records["data/0"], directory.read(records["data.pkl"])

@@ -178,24 +178,24 @@ class TorchDistReader:
             self._raw[key] = find_raw_data(self.folder / place.relative_path, place)
         return self._raw[key]
 
-    def check_chunk(self, place: _StorageInfo) -> None:
-        """Hold a chunk's bytes against the check sum that was written with them.
+    def check_sums(self, stored: Stored) -> None:
+        """Hold all chunks of a tensor against the check sums that were written with them.
 
         Raises:
-            ValueError: they differ; the file is named.
+            ValueError: one differs; the file is named.
         """
-        raw, found = self.raw_data(place), 0
-        buffer = memoryview(bytearray(min(CHECK_BYTES, raw.num_bytes)))
-        for offset in range(0, raw.num_bytes, CHECK_BYTES):
-            part = buffer[: min(CHECK_BYTES, raw.num_bytes - offset)]
-            read_exactly(self._files.descriptor(raw.file), part, raw.offset + offset, raw.file)
-            found = crc32(part, found)
-        if raw.checksum not in (found, 0):  # 0: written without one, as torch allows
-            raise ValueError(f"{raw.file} is damaged: the bytes at {raw.offset} do not have their check sum.")
-
-    def places(self, stored: Stored) -> list[_StorageInfo]:
-        """The chunks that hold a tensor."""
-        return [box.place for box in self._boxes_of(stored)]
+        for box in self._boxes_of(stored):
+            raw, found = self.raw_data(box.place), 0
+            buffer = memoryview(bytearray(min(CHECK_BYTES, raw.num_bytes)))
+            for offset in range(0, raw.num_bytes, CHECK_BYTES):
+                part = buffer[: min(CHECK_BYTES, raw.num_bytes - offset)]
+                read_exactly(self._files.descriptor(raw.file), part, raw.offset + offset, raw.file)
+                found = crc32(part, found)
+            if raw.checksum not in (found, 0):  # 0: written without one, as torch allows
+                raise ValueError(
+                    f"{raw.file} is damaged: {stored.key_of_layer} there does not have its check sum. Copy the "
+                    "checkpoint again."
+                )
 
 
 def _stacked(key: str) -> str:

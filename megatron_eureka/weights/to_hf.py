@@ -1,0 +1,120 @@
+"""From a Megatron checkpoint to a Hugging Face folder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from megatron_eureka.config.model_folder import find_model_folder
+from megatron_eureka.config.model_info import ModelInfo
+from megatron_eureka.log import ByteProgress
+from megatron_eureka.weights.companions import read_description
+from megatron_eureka.weights.conversion import Conversion, clear_errors, hash_tensors
+from megatron_eureka.weights.hf_writer import DEFAULT_SHARD_BYTES, HfWriter
+from megatron_eureka.weights.new_folder import check_apart
+from megatron_eureka.weights.stored import stored_cuts, stored_rules, stored_tensor
+from megatron_eureka.weights.streaming import ReadRows, Streamer, default_workers
+from megatron_eureka.weights.table import HfTensor, Rule, hf_tensors
+from megatron_eureka.weights.torch_dist_reader import TorchDistReader
+
+
+def megatron_to_hf(
+    megatron: str | Path,
+    hf: str | Path,
+    *,
+    like: str | Path | None = None,
+    dtype: torch.dtype | None = None,
+    workers: int | None = None,
+    check_finite: bool = False,
+    max_shard_bytes: int = DEFAULT_SHARD_BYTES,
+    overwrite: bool = False,
+    fsync: bool = False,
+    dry_run: bool = False,
+) -> Conversion:
+    """Write a Hugging Face folder from a Megatron checkpoint, converted or of a run, written under any layout.
+
+    All bytes are held against what was known of them: the hash that a converted checkpoint carries, or the check sums
+    in the files of one that a run or Megatron-Core wrote.
+
+    Args:
+        megatron: the checkpoint.
+        hf: the folder, which appears under this name when it is whole.
+        like: Hugging Face folder of the same model, for config, tokenizer, processor and generation config; by
+            default those inside the checkpoint.
+        max_shard_bytes: size from which a further file is begun.
+        dtype, workers, check_finite, overwrite, fsync, dry_run: as in `hf_to_megatron`.
+
+    Raises:
+        ValueError: the checkpoint is damaged, incomplete or another model, the target exists, or the disk is too
+            small. Nothing is left of the target.
+        RuntimeError: the target could not be written.
+    """
+    megatron, hf = Path(megatron), Path(hf)
+    reader, description = TorchDistReader(megatron), read_description(megatron)
+    like = Path(like) if like else find_model_folder(megatron).hf
+    info = ModelInfo.from_folder(like)
+    rules, tensors = stored_rules(info), hf_tensors(info)
+    reader.check_model([stored_tensor(rule) for rule in rules], info.num_layers)
+    check_apart(megatron, hf)
+    found = {source.name: reader.dtype(stored_tensor(rule)) for rule in rules for source in rule.sources}
+    wanted = dict.fromkeys(tensors, dtype) if dtype else found
+    writer = HfWriter(hf, like, wanted, max_shard_bytes, overwrite=overwrite, fsync=fsync)
+    if dry_run:
+        return Conversion(hf, len(tensors), writer.file_bytes)
+    begin, num_bytes = time.monotonic(), sum(_num_bytes(tensor, found) for tensor in tensors.values())
+    with clear_errors(hf), writer, ByteProgress(f"{megatron.name} to Hugging Face", num_bytes) as progress:
+        streamer = Streamer(workers or default_workers(), progress, check_finite=check_finite)
+        expected = description.weights_hash if description else None
+
+        def work(rule: Rule) -> None:
+            if expected is None:
+                reader.check_sums(stored_tensor(rule))
+            for source in rule.sources:
+                name, row_elements = source.name, _row_elements(source)
+                for row, data in stored_rows(reader, rule, source, streamer, wanted[name]):
+                    writer.write_bytes(name, row * row_elements * wanted[name].itemsize, data)
+
+        streamer.run(rules, work)
+        stored_hash = hash_tensors(tensors, found, streamer.hashes(read=True))
+        if expected not in (None, stored_hash):
+            raise ValueError(
+                f"The weights in {megatron} have the hash {stored_hash}, but were written with {expected}: the "
+                "checkpoint is damaged. Convert or copy it again."
+            )
+    weights_hash = hash_tensors(tensors, wanted, streamer.hashes())
+    return Conversion(hf, len(tensors), writer.file_bytes, time.monotonic() - begin, weights_hash)
+
+
+def stored_rows(
+    reader: TorchDistReader, rule: Rule, source: HfTensor, streamer: Streamer, dtype: torch.dtype
+) -> Iterator[tuple[int, memoryview]]:
+    """A Hugging Face tensor out of a checkpoint, in blocks of rows.
+
+    Yields:
+        the first row of each block, and its bytes in `dtype`.
+    """
+    stored, row_elements = stored_tensor(rule), _row_elements(source)
+    file = f"in {reader.file_of(stored)}"
+    for first, size, place in _row_ranges(rule, source):
+        read: ReadRows = lambda row, target, shift=place - first: reader.read_rows(stored, row + shift, target)
+        dtypes = (reader.dtype(stored), dtype)
+        yield from streamer.blocks(source.name, range(first, first + size), row_elements, dtypes, read, file)
+
+
+def _row_ranges(rule: Rule, source: HfTensor) -> list[tuple[int, int, int]]:
+    """(first row, number of rows, row in the stored tensor) of each range of a source, in order."""
+    if rule.tp_dim == 1:  # cut along columns: on a single rank it is the tensor as it is
+        return [(0, source.shape[0], 0)]
+    cuts = [cut for cut in stored_cuts(rule) if cut.source == source]
+    return sorted((cut.start, cut.size, cut.offset) for cut in cuts)
+
+
+def _row_elements(source: HfTensor) -> int:
+    return torch.Size(source.shape[1:]).numel()
+
+
+def _num_bytes(tensor: HfTensor, dtypes: dict[str, torch.dtype]) -> int:
+    return torch.Size(tensor.shape).numel() * dtypes[tensor.name].itemsize
