@@ -8,13 +8,16 @@ from megatron_eureka.weights.load import check_hf_keys, load_hf
 from megatron_eureka.weights.table import HfTensor, Rule, check_tp_size, hf_tensors, rules_by_name, table
 from megatron_eureka.weights.to_hf import megatron_to_hf
 from megatron_eureka.weights.to_megatron import hf_to_megatron
+from megatron_eureka.weights.verify import Difference, Verification, verify
 
 __all__ = [
     "Conversion",
     "Cut",
+    "Difference",
     "HfTensor",
     "HfWriter",
     "Rule",
+    "Verification",
     "check_hf_keys",
     "check_tp_size",
     "cuts",
@@ -30,4 +33,5 @@ __all__ = [
     "shard_shape",
     "shards_to_hf",
     "table",
+    "verify",
 ]

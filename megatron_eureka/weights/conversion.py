@@ -37,8 +37,8 @@ class Conversion:
 
 
 @contextmanager
-def clear_errors(target: Path) -> Iterator[None]:
-    """Say of a failed read or write which conversion it ended.
+def clear_errors(target: Path, done: str = "written") -> Iterator[None]:
+    """Say of a failed read or write what it ended.
 
     Raises:
         RuntimeError: instead of an OSError.
@@ -47,8 +47,8 @@ def clear_errors(target: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise RuntimeError(
-            f"{target} could not be written: {error}. Nothing of it is left. Free some space or mend the file system, "
-            "then start again."
+            f"{target} could not be {done}: {error}. Nothing half-written is left. Free some space or mend the file "
+            "system, then start again."
         ) from error
 
 

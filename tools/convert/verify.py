@@ -1,0 +1,38 @@
+"""Compare a Hugging Face folder of Qwen2.5-VL with a Megatron checkpoint."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from tools.convert import command_line as options  # noqa: E402
+from tools.convert.command_line import run  # noqa: E402
+
+
+def main(
+    hf: options.Hf,
+    megatron: options.Megatron,
+    logits: Annotated[bool, typer.Option("--logits", help="Also run both models, in float32, and compare.")] = False,
+    workers: options.Workers = None,
+) -> None:
+    """Compare all keys and all tensors bit by bit, and on request the logits of both models.
+
+    Exit code 0: equal; 1: different; 2: one of the two is damaged or another model.
+
+    Example: python tools/convert/verify.py --hf Qwen2.5-VL-7B-Instruct --megatron qwen-7b
+    """
+    from megatron_eureka.weights import verify
+
+    result = verify(hf, megatron, workers=workers)
+    print(result)
+    if not result.equal:
+        sys.exit(options.DIFFERENT)
+
+
+if __name__ == "__main__":
+    run(main)
