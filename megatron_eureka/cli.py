@@ -14,6 +14,7 @@ from megatron_eureka.config.checks import check
 from megatron_eureka.config.known_models import KNOWN_MODELS, find_model_info
 from megatron_eureka.config.load import dump, load_config
 from megatron_eureka.config.memory import GIB, estimate_memory
+from megatron_eureka.config.model_folder import find_model_folder
 from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.config.schema import Config
 from megatron_eureka.launch.elastic import BAD_INPUT, is_rank, launch_ranks, run_rank
@@ -92,7 +93,7 @@ def _command(
     if as_rank:
         sys.exit(run_rank(lambda: _run_as_rank(task, config, file.stem, body)))
     num_ranks = config.launch.ranks * config.launch.nodes
-    info = _model_for_plan(config.model.path) if dry_run else ModelInfo.from_folder(config.model.path)
+    info = _model_info(config.model.path, for_plan=dry_run)
     check(config, info, num_ranks, task)
     if dry_run:
         typer.echo(_plan(config, info, num_ranks))
@@ -110,13 +111,23 @@ def _command(
 
 def _run_as_rank(task: Literal["grpo", "sft"], config: Config, name: str, body: Callable[[Config, str], None]) -> None:
     """What torchrun, srun or our launcher started: the ranks that are there, not `launch`, say how many there are."""
-    check(config, ModelInfo.from_folder(config.model.path), int(os.environ["WORLD_SIZE"]), task)
+    check(config, _model_info(config.model.path), int(os.environ["WORLD_SIZE"]), task)
     body(config, name)
 
 
-def _model_for_plan(path: str) -> ModelInfo | None:
-    """Sizes of a folder or a published model; None of a folder that will be made before the run, such as an export."""
-    return find_model_info(path) if Path(path).exists() or path in KNOWN_MODELS else None
+def _model_info(path: str, for_plan: bool = False) -> ModelInfo | None:
+    """Sizes of the model in a folder.
+
+    Args:
+        for_plan: a published model's name will do, and for a folder that will be made before the run, such as an
+            export, nothing is known: None.
+    """
+    if not path or (for_plan and not Path(path).exists() and path not in KNOWN_MODELS):
+        return None  # of an empty path `check` speaks
+    try:
+        return find_model_info(path) if for_plan else ModelInfo.from_folder(path)
+    except ValueError as error:
+        raise ValueError(f"model.path: {error}") from error
 
 
 def _plan(config: Config, info: ModelInfo | None, num_ranks: int) -> str:
@@ -130,8 +141,10 @@ def _plan(config: Config, info: ModelInfo | None, num_ranks: int) -> str:
         return f"{dump(config)}\n{layout.grid()}\n{engines}\n{left_out}"
     memory = estimate_memory(config, info, num_ranks)
     parts = ", ".join(f"{name.replace('_', ' ')} {value / GIB:.2f}" for name, value in vars(memory).items())
+    folder = Path(config.model.path)
+    found = f"model: {find_model_folder(folder) if folder.is_dir() else f'published sizes of {folder}'}"
     total = f"memory of the fullest rank, GiB (estimate): training {memory.training / GIB:.2f} ({parts})"
-    return f"{dump(config)}\n{layout.grid()}\n{engines}\n{total}"
+    return f"{dump(config)}\n{layout.grid()}\n{engines}\n{found}\n{total}"
 
 
 def main() -> None:

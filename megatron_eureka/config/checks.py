@@ -30,7 +30,9 @@ def check(config: Config, info: ModelInfo | None, world_size: int, task: Task = 
     if task == "grpo":
         problems += [*_batches(config), *_filter(config), *_rollout(config, info, world_size), *_reward(config)]
     if not config.model.path:
-        problems.append("model.path is empty: give a Hugging Face folder of a Qwen2.5-VL model.")
+        problems.append(
+            "model.path is empty: give a Hugging Face folder or a Megatron checkpoint of a Qwen2.5-VL model."
+        )
     if task == "grpo" and not config.model.freeze_vision:
         problems.append(
             "model.freeze_vision = false with GRPO: the engines keep their vision tower and image features, so it must "

@@ -60,8 +60,8 @@ def find_model_info(path: str) -> ModelInfo:
         if not Path(path).exists():
             known = ", ".join(KNOWN_MODELS)
             raise ValueError(
-                f"model.path = {path!r} is neither a folder nor a known model. Give a Hugging Face folder of a "
-                f"Qwen2.5-VL model, or for a plan one of: {known}."
+                f"model.path = {path!r} is neither a folder nor a known model. Give a Hugging Face folder or a "
+                f"Megatron checkpoint of a Qwen2.5-VL model, or for a plan one of: {known}."
             )
         return ModelInfo.from_folder(path)
     return KNOWN_MODELS[path]

@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from megatron_eureka.config.model_folder import find_model_folder
+
 
 @dataclass(frozen=True)
 class VisionInfo:
@@ -44,16 +46,12 @@ class ModelInfo:
 
     @classmethod
     def from_folder(cls, path: str | Path) -> ModelInfo:
-        """Read `config.json` of a Hugging Face folder.
+        """Read the `config.json` of a Hugging Face folder or of a Megatron checkpoint.
 
         Raises:
             ValueError: the folder or the file is missing, is not JSON, or describes another architecture.
         """
-        file = Path(path) / "config.json"
-        if not Path(path).is_dir():
-            raise ValueError(f"model.path: no folder {str(path)!r}. Give a Hugging Face folder of a Qwen2.5-VL model.")
-        if not file.is_file():
-            raise ValueError(f"{file} is missing: {str(path)!r} is no Hugging Face model folder.")
+        file = find_model_folder(path).hf / "config.json"
         try:
             raw = json.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:

@@ -20,7 +20,7 @@ class Section(BaseModel):
 
 
 class Model(Section):
-    path: str = Field("", description="Hugging Face folder of the starting model (config, safetensors, processor).")
+    path: str = Field("", description="Hugging Face folder or Megatron checkpoint of the starting model.")
     spec: Literal["auto", "local", "te"] = Field(
         "auto", description="Layer spec: Transformer Engine's where it is installed and CUDA is there, else local."
     )

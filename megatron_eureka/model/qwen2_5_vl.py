@@ -12,6 +12,7 @@ from megatron.core.transformer.utils import sharded_state_dict_default
 from transformers import AutoConfig
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLConfig
 
+from megatron_eureka.config.model_folder import find_model_folder
 from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.config.schema import Config
 from megatron_eureka.model.attention import packed_row
@@ -149,7 +150,7 @@ class Qwen2_5_VL(MegatronModule):
 def build_model(folder: str, config: Config, groups: ProcessGroupCollection) -> list[Qwen2_5_VL]:
     """This rank's chunks of the model in `folder`, without its weights: one chunk, or `parallel.vpp` of them."""
     info = ModelInfo.from_folder(folder)
-    hf_config = AutoConfig.from_pretrained(folder)
+    hf_config = AutoConfig.from_pretrained(find_model_folder(folder).hf)
     core_config = transformer_config(info, config)
     engine = uses_transformer_engine(config.model.spec)
     chunks = []

@@ -12,11 +12,11 @@ import sys
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
+from megatron_eureka.config.model_folder import find_model_folder
 from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.rollout.handover import SourceError, guarded, parts
 from megatron_eureka.rollout.isolation import set_environment, torch_state_kept
@@ -59,9 +59,8 @@ class ColocatedEngine:
             shapes = {tensor.name: tensor.shape for tensor in hf_tensors(self._info).values()}
             self._llm.init_weight_transfer_engine({"init_info": {"shapes": shapes, "frozen": list(options.frozen)}})
         tokenizer = self._llm.get_tokenizer()
-        self.suppressed = suppressed_token_ids(
-            self._info.vocab_size, tokenizer, stop_token_ids(options.model, tokenizer)
-        )
+        stop_ids = stop_token_ids(find_model_folder(options.model).hf, tokenizer)
+        self.suppressed = suppressed_token_ids(self._info.vocab_size, tokenizer, stop_ids)
 
     def generate(
         self, requests: Sequence[GenerateRequest], sampling: SamplingOptions
@@ -239,7 +238,7 @@ def _world_size(tp: int) -> int:
 
 def _llm_arguments(options: EngineOptions, on_cpu: bool) -> dict:
     arguments = {
-        "model": str(Path(options.model)),
+        "model": str(find_model_folder(options.model).hf),
         "distributed_executor_backend": "external_launcher",
         "tensor_parallel_size": options.tp,
         "dtype": options.dtype,

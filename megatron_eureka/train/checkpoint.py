@@ -16,9 +16,12 @@ import torch.distributed as dist
 from megatron.core import dist_checkpointing
 from torch.distributed.checkpoint.api import CheckpointException
 
+from megatron_eureka.config.model_folder import find_model_folder
+from megatron_eureka.model.checkpoint import load_sharded
 from megatron_eureka.parallel import cpu_shim
 from megatron_eureka.train.checkpoint_writer import InProcessSaveStrategy
 from megatron_eureka.train.policy import Policy, torch_adams
+from megatron_eureka.weights.companions import describe
 
 LAYOUT = "layout.json"  # beside Megatron-Core's files
 # Optimizer shards follow this layout; moving them to another one is a different (slower) form.
@@ -55,6 +58,7 @@ def save(policy: Policy, folder: Path, progress: dict[str, Any], keep: int) -> N
             dist_checkpointing.save({**state, "progress": progress}, str(temporary), InProcessSaveStrategy())
         if dist.get_rank() == 0:
             (temporary / LAYOUT).write_text(json.dumps(vars(policy.layout)), "utf-8")
+            _make_model_folder(policy, temporary)
         dist.barrier()
     except (OSError, CheckpointException) as error:
         raise RuntimeError(
@@ -66,6 +70,13 @@ def save(policy: Policy, folder: Path, progress: dict[str, Any], keep: int) -> N
         temporary.rename(folder)
         _prune(folder.parent, keep)
     dist.barrier()
+
+
+def _make_model_folder(policy: Policy, folder: Path) -> None:
+    """Put the model's small files into a checkpoint, so that another run can start from its weights."""
+    like = find_model_folder(policy.config.model.path).hf
+    axes = {name: getattr(policy.layout, name) for name in ("tp", "pp", "vpp")}
+    describe(folder, like, layout=axes, dtype=policy.model[0].config.params_dtype)
 
 
 def _prune(folder: Path, keep: int) -> None:
@@ -90,12 +101,12 @@ def load(policy: Policy, folder: Path) -> dict[str, Any]:
         names = lambda layout: ", ".join(f"{axis} {size}" for axis, size in layout.items())
         raise ValueError(
             f"The checkpoint {folder} was written by {names(saved)}; this run has {names(vars(policy.layout))}. Resume "
-            "under the same layout, or start another run from the exported weights."
+            f"under the same layout, or start another run from its weights, with model.path={folder}."
         )
     _allocate_adam_state(policy)
     with cpu_shim.cuda_method_stays():
         state = _state(policy, is_loading=True)
-        loaded = dist_checkpointing.load({**state, "progress": {}}, str(folder))
+        loaded = load_sharded(state, folder)
         for number, chunk in enumerate(policy.model):
             chunk.load_state_dict(loaded.get("model", loaded.get(f"model{number}")))
         step = loaded["optimizer"]["optimizer"]["param_groups"][0].get("step")

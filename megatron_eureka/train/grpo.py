@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import torch
 import torch.distributed as dist
 
+from megatron_eureka.config.model_folder import find_model_folder
 from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.config.schema import Config
 from megatron_eureka.evaluate.heldout import evaluate
@@ -73,7 +74,8 @@ def open_session(config: Config, name: str) -> Session:
     data = load_data(config, scorer.check_label, spill_dir=folder.images)
     tokenizer = data.processor.tokenizer
     vocab_size = ModelInfo.from_folder(config.model.path).vocab_size
-    banned = suppressed_token_ids(vocab_size, tokenizer, stop_token_ids(config.model.path, tokenizer))
+    stop_ids = stop_token_ids(find_model_folder(config.model.path).hf, tokenizer)
+    banned = suppressed_token_ids(vocab_size, tokenizer, stop_ids)
     run = open_run(config, folder, data, layout, process_groups, banned)
     logger.info("starting %d engines of tp %d", layout.world_size // config.rollout.tp, config.rollout.tp)
     max_images = max(1, *(len(prompt.images) for prompt in (*data.train.prompts, *data.heldout)))
@@ -85,7 +87,8 @@ def open_session(config: Config, name: str) -> Session:
     progress = run.resume()
     if progress is not None:
         collector.load_state_dict(progress["collector"])
-        engine.update_weights(run.weight_source, version=progress["policy_version"])
+    if progress is not None or not engine.options.from_folder:
+        engine.update_weights(run.weight_source, version=progress["policy_version"] if progress else 0)
     run.open_writer()
     return session
 

@@ -12,8 +12,11 @@ from megatron.core.optimizer import ChainedOptimizer, MegatronOptimizer, Optimiz
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.process_groups_config import ProcessGroupCollection
 
+from megatron_eureka.config.model_folder import find_model_folder
 from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.config.schema import Config
+from megatron_eureka.log import logger
+from megatron_eureka.model.checkpoint import load_megatron
 from megatron_eureka.model.qwen2_5_vl import Qwen2_5_VL, build_model, named_weights
 from megatron_eureka.model.tower import ImageEncoder, PixelSource, run_tower
 from megatron_eureka.parallel import cpu_shim
@@ -103,10 +106,7 @@ def build_policy(
         banned: token ids that sampling never yields; they get no probability in training either.
     """
     info = ModelInfo.from_folder(config.model.path)
-    check_hf_keys(config.model.path, info)
-    model = build_model(config.model.path, config, groups)
-    with torch.no_grad():
-        load_hf(config.model.path, named_weights(model), info, coordinates(layout).tp, layout.tp)
+    model = _load_model(config, layout, groups, info)
     core_config = model[0].config
     ddp_config = DistributedDataParallelConfig(grad_reduce_in_fp32=True, use_distributed_optimizer=True)
     chunks = [DistributedDataParallel(core_config, ddp_config, chunk) for chunk in model]
@@ -144,6 +144,21 @@ def build_policy(
         encoder=encoder,
         banned=_banned_rows(banned, info.vocab_size, coordinates(layout).tp, layout.tp),
     )
+
+
+def _load_model(config: Config, layout: Layout, groups: ProcessGroupCollection, info: ModelInfo) -> list[Qwen2_5_VL]:
+    """This rank's chunks with the weights of `config.model.path`, whichever kind of folder it is."""
+    folder = find_model_folder(config.model.path)
+    logger.info("weights from the %s", folder)
+    if folder.kind == "megatron":
+        model = build_model(config.model.path, config, groups)
+        load_megatron(folder.path, model, info)
+        return model
+    check_hf_keys(folder.path, info)
+    model = build_model(config.model.path, config, groups)
+    with torch.no_grad():
+        load_hf(folder.path, named_weights(model), info, coordinates(layout).tp, layout.tp)
+    return model
 
 
 def _banned_rows(token_ids: Sequence[int], vocab_size: int, tp_rank: int, tp_size: int) -> torch.Tensor | None:

@@ -18,6 +18,7 @@ from transformers import AutoProcessor
 
 from megatron_eureka.bridge.source import ShardedSource, export_hf
 from megatron_eureka.config.load import dump
+from megatron_eureka.config.model_folder import find_model_folder
 from megatron_eureka.config.schema import Config
 from megatron_eureka.data.images import ImageStore
 from megatron_eureka.data.prompts import PromptSet, load_prompts
@@ -143,7 +144,8 @@ class Run:
         target = self.folder.export
         if self.is_main and target.exists():
             shutil.rmtree(target)  # of a run that was cut off right after exporting
-        export_hf(self.weight_source, target, self.config.model.path, is_writer=self.is_main)
+        like = find_model_folder(self.config.model.path).hf
+        export_hf(self.weight_source, target, like, is_writer=self.is_main)
         dist.barrier()
         return target
 
@@ -204,7 +206,7 @@ def load_data(
         with_responses: the training data are demonstrations (SFT).
         spill_dir: where resized pictures go that memory does not hold; shared by the ranks that see it.
     """
-    processor = AutoProcessor.from_pretrained(config.model.path)
+    processor = AutoProcessor.from_pretrained(find_model_folder(config.model.path).hf)
     store = ImageStore.from_options(config.data, processor.image_processor, spill_dir)
     reasons: dict[str, str | None] = {}
 

@@ -1,0 +1,94 @@
+"""Weights of a Megatron checkpoint (`torch_dist`) for the chunks of a rank, under any layout and either layer spec."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing.core import CheckpointingException
+from megatron.core.dist_checkpointing.mapping import ShardedObject
+from megatron.core.dist_checkpointing.strategies.common import COMMON_STATE_FNAME
+from torch.distributed.checkpoint.api import CheckpointException
+
+from megatron_eureka.config.model_info import ModelInfo
+from megatron_eureka.model.qwen2_5_vl import Qwen2_5_VL
+from megatron_eureka.parallel import cpu_shim
+from megatron_eureka.weights.companions import read_description
+from megatron_eureka.weights.stored import stored_rules, stored_tensor
+from megatron_eureka.weights.torch_dist_reader import TorchDistReader
+
+
+@torch.no_grad()
+def load_megatron(folder: str | Path, chunks: Sequence[Qwen2_5_VL], info: ModelInfo) -> None:
+    """Fill this rank's chunks, casting to each parameter's dtype; a collective over all ranks.
+
+    Args:
+        folder: the checkpoint; whoever wrote it, under whatever layout, spec and dtype.
+        chunks: this rank's, bare.
+        info: sizes of the model.
+
+    Raises:
+        ValueError: a tensor is missing, unknown or misshapen, a file is missing or damaged, or another version of the
+            table of weights wrote the checkpoint. Keys and shapes are compared before anything is read, on every rank
+            against the whole model, so that all ranks refuse together.
+    """
+    reader = TorchDistReader(folder)
+    tensors = [stored_tensor(rule) for rule in stored_rules(info)]
+    reader.check_model(tensors, info.num_layers)
+    one_by_one = any(reader.key_of(tensor) != tensor.key for tensor in tensors)
+    with cpu_shim.cuda_method_stays():
+        metadata = {"non_homogeneous_layers": one_by_one}
+        state = {str(number): chunk.sharded_state_dict(metadata=metadata) for number, chunk in enumerate(chunks)}
+        loaded = load_sharded(state, folder)
+    for number, chunk in enumerate(chunks):
+        chunk.load_state_dict(loaded[str(number)])
+
+
+def load_sharded(state: Mapping[str, Mapping[str, Any]], folder: str | Path) -> dict[str, Any]:
+    """`dist_checkpointing.load`, with None for each `_extra_state` that the checkpoint does not hold.
+
+    Layer specs differ in the modules that have one. What is in it matters to FP8 alone, and both Transformer Engine and
+    Megatron-Core take None for a new one.
+
+    Args:
+        state: dictionaries of sharded objects and tensors, as `sharded_state_dict` makes them, by any name.
+        folder: the checkpoint.
+
+    Returns:
+        the same dictionaries with what was loaded, and the checkpoint's plain objects beside them.
+
+    Raises:
+        ValueError: the checkpoint cannot be read, or does not hold what is asked for.
+    """
+    read_description(Path(folder))
+    _check_plain_objects(Path(folder) / COMMON_STATE_FNAME)
+    objects = TorchDistReader(folder).objects
+    absent = {
+        (name, key)
+        for name, part in state.items()
+        for key, item in part.items()
+        if isinstance(item, ShardedObject) and item.key.endswith("_extra_state") and item.unique_key not in objects
+    }
+    present = {
+        name: {key: item for key, item in part.items() if (name, key) not in absent} for name, part in state.items()
+    }
+    try:
+        loaded = dist_checkpointing.load(present, str(folder))
+    except (CheckpointingException, CheckpointException, KeyError, OSError) as error:
+        raise ValueError(
+            f"The Megatron checkpoint {folder} cannot be loaded: {error}. Copy it again, or give another one."
+        ) from error
+    for name, key in absent:
+        loaded[name][key] = None
+    return loaded
+
+
+def _check_plain_objects(file: Path) -> None:
+    """Megatron-Core answers a missing file with an AttributeError, and a damaged one as if a collective had failed."""
+    try:
+        torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # what a damaged pickle raises depends on where it breaks
+        raise ValueError(f"{file} is missing or damaged: {error}. Copy the checkpoint again.") from error
