@@ -41,7 +41,7 @@ class Streamer:
         self._workers, self._progress, self._check_finite = workers, progress, check_finite
         self._stop = threading.Event()
         self._local = threading.local()
-        self._hashes: tuple[dict, dict] = ({}, {})  # of what was read, of what came out; by name of the tensor
+        self._hashes: tuple[dict, dict] = ({}, {})  # by tensor: of what was read, of what a cast made of it
 
     def run(self, jobs: Sequence[Job], work: Callable[[Job], None]) -> None:
         """Call `work` with each job. The first failure is raised, once the other threads have stopped."""
@@ -89,13 +89,15 @@ class Streamer:
             read(first, block)
             self._hash(0, name, block)
             data = self._cast(block, found, wanted, f"{name!r} {where}, from row {first} on,")
-            self._hash(1, name, data)
+            if found != wanted:
+                self._hash(1, name, data)
             yield first, data
             self._progress.advance(len(block))
 
     def hashes(self, *, read: bool = False) -> Mapping[str, str]:
         """Hexadecimal XXH3-128 of each tensor's bytes: as they came out, or as they were read."""
-        return {name: found.hexdigest() for name, found in self._hashes[0 if read else 1].items()}
+        found, cast = self._hashes
+        return {name: value.hexdigest() for name, value in (found if read else found | cast).items()}
 
     def _buffer(self, num_bytes: int) -> memoryview:
         if len(getattr(self._local, "buffer", b"")) < num_bytes:

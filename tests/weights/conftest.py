@@ -15,3 +15,13 @@ def untied(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tied(tmp_path_factory):
     return make_model(tmp_path_factory.mktemp("hf") / "tied", tied=True, seed=1, **SIZES)
+
+
+@pytest.fixture(scope="session")
+def untied_4_layers(tmp_path_factory):
+    return make_model(tmp_path_factory.mktemp("hf") / "untied", num_layers=4, **SIZES)
+
+
+@pytest.fixture(scope="session")
+def tied_4_layers(tmp_path_factory):
+    return make_model(tmp_path_factory.mktemp("hf") / "tied", tied=True, seed=1, num_layers=4, **SIZES)

@@ -1,0 +1,155 @@
+"""Conversion both ways: exact under every layout, in the format that torch and Megatron-Core read, and verifiable."""
+
+import io
+import json
+import pickle
+import zipfile
+from functools import partial
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from megatron_eureka.config.model_info import ModelInfo
+from megatron_eureka.weights import (
+    checkpoint_plan,
+    hf_to_megatron,
+    megatron_to_hf,
+    read_description,
+    save_hf,
+    shard_shape,
+    streaming,
+    table,
+    to_megatron,
+    verify,
+)
+from megatron_eureka.weights.stored import pipeline_stage
+from tests.weights.reference import assert_equal, expected_checkpoint, read_checkpoint
+from tests.weights.test_save import read_all
+
+LAYOUTS = [(tp, pp, vpp) for tp in (1, 2, 4) for pp in (1, 2, 4) for vpp in (1, 2) if vpp == 1 or pp == 2]
+
+
+@pytest.fixture(scope="session", params=["tied", "untied"])
+def model(request):
+    return request.getfixturevalue(f"{request.param}_4_layers")
+
+
+@pytest.mark.parametrize(("tp", "pp", "vpp"), LAYOUTS)
+def test_round_trip_is_exact(model, tmp_path, tp, pp, vpp):
+    there = hf_to_megatron(model, tmp_path / "megatron", tp=tp, pp=pp, vpp=vpp)
+    back = megatron_to_hf(tmp_path / "megatron", tmp_path / "hf")
+    original, info = load_file(model / "model.safetensors"), ModelInfo.from_folder(model)
+    assert_equal(read_all(tmp_path / "hf"), original)
+    assert_equal(read_checkpoint(tmp_path / "megatron"), expected_checkpoint(original, info))
+    assert there.weights_hash == back.weights_hash
+    assert verify(model, tmp_path / "megatron").equal
+    small = {file.name: file.read_bytes() for file in model.iterdir() if file.suffix != ".safetensors"}
+    for folder in (tmp_path / "hf", tmp_path / "megatron" / "hf"):
+        assert {f.name: f.read_bytes() for f in folder.iterdir() if f.suffix != ".safetensors"} == small
+
+
+@pytest.mark.parametrize("tp", [1, 2, 4])
+def test_pieces_may_end_anywhere(model, tmp_path, monkeypatch, tp):
+    """Chunks and blocks far smaller than a head: cuts go through groups of heads and through gate and up."""
+    small = partial(checkpoint_plan.plan_checkpoint, max_chunk_bytes=3 * 256 * 4)  # three rows of the hidden size
+    monkeypatch.setattr(to_megatron, "plan_checkpoint", small)
+    monkeypatch.setattr(streaming, "BLOCK_BYTES", 2 * 256 * 4)
+    hf_to_megatron(model, tmp_path / "megatron", tp=tp)
+    original = load_file(model / "model.safetensors")
+    assert_equal(read_checkpoint(tmp_path / "megatron"), expected_checkpoint(original, ModelInfo.from_folder(model)))
+    megatron_to_hf(tmp_path / "megatron", tmp_path / "hf")
+    assert_equal(read_all(tmp_path / "hf"), original)
+
+
+@pytest.mark.parametrize(("tp", "pp", "vpp"), [(1, 1, 1), (2, 2, 2), (4, 4, 1)])
+def test_each_rank_has_one_file_with_what_it_reads(model, tmp_path, tp, pp, vpp):
+    """The bytes in a rank's file are the sizes of its parameters; replicated ones lie with the first of the ranks."""
+    hf_to_megatron(model, tmp_path / "megatron", tp=tp, pp=pp, vpp=vpp)
+    info = ModelInfo.from_folder(model)
+    expected = dict.fromkeys((f"__{rank}_0.distcp" for rank in range(tp * pp)), 0)
+    for rule in table(info):
+        if rule.exported:
+            stage = pipeline_stage(rule, info.num_layers, pp, vpp)
+            for tp_rank in range(1 if rule.tp_dim is None else tp):
+                expected[f"__{tp_rank + tp * stage}_0.distcp"] += torch.Size(shard_shape(rule, tp)).numel() * 4
+    found = dict.fromkeys(expected, 0)
+    for index, place, tensor in chunks(tmp_path / "megatron"):
+        found[place.relative_path] += tensor.nbytes
+        if tp > 1 and "linear_fc2.weight" in index.fqn:  # cut along columns: each rank's are its own, contiguous
+            assert tensor.shape[-1] == info.ffn_size // tp
+    assert found == expected
+
+
+def chunks(folder):
+    metadata = pickle.loads((folder / ".metadata").read_bytes())
+    for index, place in metadata.storage_data.items():
+        if hasattr(metadata.state_dict_metadata[index.fqn], "size"):
+            data = (folder / place.relative_path).read_bytes()[place.offset : place.offset + place.length]
+            assert zipfile.ZipFile(io.BytesIO(data)).testzip() is None  # the check sums are right
+            yield index, place, torch.load(io.BytesIO(data))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_dtype_of_the_source_is_kept_and_may_be_changed(untied, tmp_path, dtype):
+    original = {name: tensor.to(dtype) for name, tensor in load_file(untied / "model.safetensors").items()}
+    save_hf(tmp_path / "source", original.items(), untied)
+    hf_to_megatron(tmp_path / "source", tmp_path / "same")
+    megatron_to_hf(tmp_path / "same", tmp_path / "back")
+    assert_equal(read_all(tmp_path / "back"), original)
+    hf_to_megatron(tmp_path / "source", tmp_path / "cast", dtype=torch.bfloat16)
+    cast = {name: tensor.bfloat16() for name, tensor in original.items()}
+    assert_equal(read_checkpoint(tmp_path / "cast"), expected_checkpoint(cast, ModelInfo.from_folder(untied)))
+    megatron_to_hf(tmp_path / "cast", tmp_path / "cast_back")
+    assert_equal(read_all(tmp_path / "cast_back"), cast)
+    assert json.loads((tmp_path / "cast_back" / "config.json").read_text())["dtype"] == "bfloat16"
+    description = read_description(tmp_path / "cast")
+    assert (description.weights_hash == description.source_hash) == (dtype == torch.bfloat16)
+    assert description.source_hash == read_description(tmp_path / "same").weights_hash
+
+
+def test_hash_does_not_depend_on_files_names_or_layout(untied, tmp_path):
+    tensors = load_file(untied / "model.safetensors")
+    save_hf(tmp_path / "sharded", sorted(tensors.items(), reverse=True), untied, max_shard_bytes=300_000)
+    one = hf_to_megatron(untied, tmp_path / "one")
+    two = hf_to_megatron(tmp_path / "sharded", tmp_path / "two", tp=4, workers=1)
+    assert one.weights_hash == two.weights_hash
+    name = "model.layers.1.mlp.up_proj.weight"
+    tensors[name][0, 0] = -tensors[name][0, 0]
+    save_hf(tmp_path / "changed", tensors.items(), untied)
+    assert hf_to_megatron(tmp_path / "changed", tmp_path / "three").weights_hash != one.weights_hash
+
+
+def test_verify_names_what_differs(untied, tmp_path):
+    hf_to_megatron(untied, tmp_path / "megatron", tp=2)
+    tensors = load_file(untied / "model.safetensors")
+    tensors["model.layers.2.self_attn.k_proj.weight"][5, 7] += 1.0
+    tensors["model.norm.weight"][[3, 4]] = torch.nan
+    save_hf(tmp_path / "other", tensors.items(), untied)
+    result = verify(tmp_path / "other", tmp_path / "megatron")
+    assert not result.equal and "DIFFERENT: 2 of 69 tensors" in str(result)
+    key, norm = result.differences
+    assert (key.name, key.num_different, key.first) == ("model.layers.2.self_attn.k_proj.weight", 1, (5, 7))
+    assert key.largest == pytest.approx(1.0, rel=1e-6)  # one sum in float32
+    assert (norm.name, norm.num_different, norm.first) == ("model.norm.weight", 2, (3,))
+    assert norm.largest != norm.largest
+
+
+def test_verify_compares_bits(untied, tmp_path):
+    """Minus zero is not zero, and a NaN is itself."""
+    tensors = load_file(untied / "model.safetensors")
+    tensors["model.norm.weight"][:2] = torch.tensor([0.0, torch.nan])
+    save_hf(tmp_path / "source", tensors.items(), untied)
+    hf_to_megatron(tmp_path / "source", tmp_path / "megatron")
+    assert verify(tmp_path / "source", tmp_path / "megatron").equal
+    tensors["model.norm.weight"][0] = -0.0
+    save_hf(tmp_path / "other", tensors.items(), untied)
+    result = verify(tmp_path / "other", tmp_path / "megatron")
+    assert [d.first for d in result.differences] == [(0,)]
+
+
+def test_verify_compares_after_the_cast(untied, tmp_path):
+    hf_to_megatron(untied, tmp_path / "megatron", dtype=torch.bfloat16)
+    result = verify(untied, tmp_path / "megatron")
+    assert result.equal and len(result.cast) == 69
+    assert "69 of them after the cast" in str(result)
