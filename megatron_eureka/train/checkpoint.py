@@ -1,5 +1,7 @@
 """Checkpoints of a run: Megatron-Core's `torch_dist` format for weights and optimizer, plain objects beside them.
 
+Each one is a model folder too, from whose weights another run can start.
+
 A checkpoint appears under its final name only when every rank has written its part; a run that dies while saving
 leaves a `.tmp` folder that is ignored and removed at the next start.
 """
@@ -38,6 +40,11 @@ def _state(policy: Policy, is_loading: bool) -> dict[str, Any]:
     return {**chunks, "optimizer": optimizer}
 
 
+def _spec(policy: Policy) -> str:
+    """The layer spec that the model was built with: under Transformer Engine's, norms lie inside the linears."""
+    return "te" if any(name.endswith("layer_norm_weight") for name in policy.weights()) else "local"
+
+
 def save(policy: Policy, folder: Path, progress: dict[str, Any], keep: int) -> None:
     """Write `folder`; a collective over all ranks. Older checkpoints beside it are removed down to `keep`.
 
@@ -55,7 +62,8 @@ def save(policy: Policy, folder: Path, progress: dict[str, Any], keep: int) -> N
         dist.barrier()
         with cpu_shim.cuda_method_stays():
             state = _state(policy, is_loading=False)
-            dist_checkpointing.save({**state, "progress": progress}, str(temporary), InProcessSaveStrategy())
+            plain = {"progress": progress, "spec": _spec(policy)}
+            dist_checkpointing.save({**state, **plain}, str(temporary), InProcessSaveStrategy())
         if dist.get_rank() == 0:
             (temporary / LAYOUT).write_text(json.dumps(vars(policy.layout)), "utf-8")
             _make_model_folder(policy, temporary)
@@ -94,7 +102,8 @@ def load(policy: Policy, folder: Path) -> dict[str, Any]:
         the `progress` that was saved.
 
     Raises:
-        ValueError: the checkpoint was written under another layout, which its optimizer state cannot follow yet.
+        ValueError: the checkpoint was written under another layout or layer spec, which its optimizer state cannot
+            follow yet, or it is damaged.
     """
     saved = json.loads((folder / LAYOUT).read_text("utf-8"))
     if saved != vars(policy.layout):
@@ -103,6 +112,7 @@ def load(policy: Policy, folder: Path) -> dict[str, Any]:
             f"The checkpoint {folder} was written by {names(saved)}; this run has {names(vars(policy.layout))}. Resume "
             f"under the same layout, or start another run from its weights, with model.path={folder}."
         )
+    _check_spec(policy, folder)
     _allocate_adam_state(policy)
     with cpu_shim.cuda_method_stays():
         state = _state(policy, is_loading=True)
@@ -114,6 +124,16 @@ def load(policy: Policy, folder: Path) -> dict[str, Any]:
     if step is not None:
         _set_adam_step(policy, step)
     return loaded["progress"]
+
+
+def _check_spec(policy: Policy, folder: Path) -> None:
+    """The optimizer's state is stored as long rows, in the order in which this spec happens to name its parameters."""
+    saved, mine = dist_checkpointing.load_common_state_dict(str(folder)).get("spec"), _spec(policy)
+    if saved not in (mine, None):
+        raise ValueError(
+            f"The checkpoint {folder} was written under the layer spec {saved!r}; this run has {mine!r}. Resume with "
+            f"model.spec={saved}, or start another run from its weights, with model.path={folder}."
+        )
 
 
 def _allocate_adam_state(policy: Policy) -> None:

@@ -1,13 +1,18 @@
-"""A run that is saved and loaded goes on exactly as the one that was not."""
+"""A run that is saved and loaded goes on exactly as the one that was not; another one can start from its weights."""
 
 import pytest
 import torch
 
 from examples.digits.model import make_model
+from megatron_eureka.config.model_folder import find_model_folder
+from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.parallel import groups
 from megatron_eureka.parallel.layout import Layout
 from megatron_eureka.train import checkpoint
 from megatron_eureka.train.policy import accumulate, build_policy, step
+from megatron_eureka.weights import rules_by_name
+from megatron_eureka.weights.companions import read_description
+from tests.model import te_names
 from tests.model.reference import config_for, pixels, rows_of
 from tests.ranks import run_ranks
 
@@ -47,3 +52,81 @@ def test_resumed_training_is_bitwise_the_same(tmp_path, layout):
         assert late_losses == losses[len(losses) // 2 :]
         assert all(torch.equal(late_weights[name], weight) for name, weight in weights.items())
     assert not list(tmp_path.glob("*.tmp"))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return make_model(tmp_path_factory.mktemp("hf") / "model", num_layers=4, std=0.06, seed=1)
+
+
+def _policy(model, layout):
+    process_groups = groups.start(layout, seed=1, timeout_s=60)
+    policy = build_policy(config_for(str(model), layout), layout, process_groups, pixels)
+    checkpoint._allocate_adam_state(policy)  # as after a step
+    return policy
+
+
+def _save_moved(rank, world, model, layout, folder):
+    """A checkpoint whose weights are twice those of the model that the run started from."""
+    policy = _policy(model, layout)
+    with torch.no_grad():
+        for parameter in policy.weights().values():
+            parameter.mul_(2)
+    checkpoint.save(policy, folder, {"step": 7}, keep=1)
+
+
+def _weights(rank, world, model, layout):
+    """Weights by their names under Transformer Engine's spec."""
+    policy = _policy(model, layout)
+    rules = rules_by_name(policy.info)
+    return {rules[name].name: weight.detach() for name, weight in policy.weights().items()}
+
+
+@pytest.mark.parametrize("spec", ["local", "te"])
+def test_another_run_starts_from_the_weights_of_a_checkpoint(model, tmp_path, monkeypatch, spec):
+    folder = tmp_path / "step_7"
+    run_ranks(2, _save_moved, model, Layout(pp=2), folder)
+    found = find_model_folder(folder)
+    assert (found.kind, found.hf) == ("megatron", folder / "hf")
+    assert read_description(folder).layout == {"tp": 1, "pp": 2, "vpp": 1}
+    assert ModelInfo.from_folder(folder) == ModelInfo.from_folder(model)
+    small = {file.name for file in model.iterdir()} - {"model.safetensors"}
+    assert {file.name for file in (folder / "hf").iterdir()} == small
+    before = run_ranks(2, _weights, model, Layout(tp=2))
+    if spec == "te":
+        te_names.use(monkeypatch)
+    after = run_ranks(2, _weights, folder, Layout(tp=2))
+    for old, new in zip(before, after, strict=True):
+        assert old.keys() == new.keys()
+        assert all(torch.equal(new[name], 2 * weight) for name, weight in old.items())
+
+
+def _resume(rank, world, model, folder):
+    try:
+        return checkpoint.load(_policy(model, Layout()), folder)
+    except ValueError as error:
+        return str(error)
+
+
+def test_a_run_does_not_resume_under_another_spec(model, tmp_path, monkeypatch):
+    """24 of the 61 parameters would get the state of others, which fits."""
+    folder = tmp_path / "step_7"
+    run_ranks(1, _save_moved, model, Layout(), folder)
+    assert run_ranks(1, _resume, model, folder) == [{"step": 7}]
+    te_names.use(monkeypatch)
+    (message,) = run_ranks(1, _resume, model, folder)
+    assert "spec 'local'; this run has 'te'" in message and f"model.path={folder}" in message
+
+
+def _save_to_a_full_disk(rank, world, model, folder):
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    checkpoint.describe = full
+    with pytest.raises(RuntimeError, match="step_7 could not be written: .*No space left.*Free some space"):
+        checkpoint.save(_policy(model, Layout()), folder, {"step": 7}, keep=1)
+
+
+def test_a_disk_that_is_full_for_the_small_files_is_named(model, tmp_path):
+    run_ranks(1, _save_to_a_full_disk, model, tmp_path / "step_7")
+    assert [path.name for path in tmp_path.iterdir()] == ["step_7.tmp"]
