@@ -30,7 +30,14 @@ def main(
 
     result = verify(hf, megatron, workers=workers)
     print(result)
-    if not result.equal:
+    equal = result.equal
+    if logits:
+        from megatron_eureka.evaluate.compare_logits import compare_logits
+
+        comparison = compare_logits(hf, megatron)
+        print(comparison)
+        equal = equal and comparison.equal
+    if not equal:
         sys.exit(options.DIFFERENT)
 
 

@@ -1,0 +1,83 @@
+"""docs/checkpoints.md: its commands run in their order, its programs print what it says, its table is the code's."""
+
+import contextlib
+import io
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from examples.digits.model import make_model
+from megatron_eureka.config.known_models import KNOWN_MODELS
+from megatron_eureka.weights import table
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs" / "checkpoints.md").read_text("utf-8")
+BLOCKS = re.findall(r"```(bash|python|text)\n(.*?)```", PAGE, re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A working directory like a clone's, with a model of transformers' `save_pretrained` where the page has one."""
+    folder = tmp_path_factory.mktemp("page")
+    make_model(folder / "models" / "qwen", num_layers=4)
+    for name in ("tools", "configs"):
+        (folder / name).symlink_to(ROOT / name)
+    return folder
+
+
+def test_the_commands_run_one_after_another(folder):
+    commands = [line for kind, text in BLOCKS if kind == "bash" for line in text.splitlines()]
+    assert len(commands) == 6
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    output = []
+    for command in commands:
+        done = subprocess.run(
+            command,
+            shell=True,
+            cwd=folder,
+            env={**os.environ, "PATH": path},
+            capture_output=True,
+            text=True,
+            timeout=200,
+        )
+        assert done.returncode == 0, f"{command}\n{done.stderr}"
+        output.append(done.stdout + done.stderr)
+    assert "would write checkpoints/qwen: 81 tensors" in output[0]
+    assert "in 4 files" in output[1]
+    assert "equal, bit for bit: 81 tensors" in output[2]
+    assert "Megatron checkpoint checkpoints/qwen" in output[5]
+    assert (folder / "models" / "qwen-again" / "model.safetensors").is_file()
+
+
+def test_the_functions_run(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    program = next(text for kind, text in BLOCKS if kind == "python" and "hf_to_megatron(" in text)
+    exec(compile(program, "docs/checkpoints.md", "exec"), {})
+
+
+def test_the_examples_print_what_the_page_says():
+    names = {}
+    examples = [
+        (text, BLOCKS[number + 1][1])
+        for number, (kind, text) in enumerate(BLOCKS)
+        if kind == "python" and BLOCKS[number + 1 : number + 2] and BLOCKS[number + 1][0] == "text"
+    ]
+    assert len(examples) == 2
+    for program, printed in examples:
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            exec(compile(program, "docs/checkpoints.md", "exec"), names)
+        assert out.getvalue() == printed
+
+
+def test_the_table_names_every_parameter():
+    info = KNOWN_MODELS["Qwen/Qwen2.5-VL-7B-Instruct"]
+    ours = {re.sub(r"\.layers\.\d+\.", ".layers.", rule.name) for rule in table(info)}
+    named = set()
+    for cell in re.findall(r"^\| `((?:embedding|decoder|output_layer)[^`]*)`", PAGE, re.MULTILINE):
+        stem, _, braces = cell.partition("{")
+        named |= {f"language_model.{stem}{kind}" for kind in braces.rstrip("}").split(",")}
+    assert named == {name for name in ours if not name.startswith("visual.")}
