@@ -31,7 +31,7 @@ set_environment(on_cpu=not torch.cuda.is_available())
 from vllm import LLM, SamplingParams  # noqa: E402  (reads the environment that is set above)
 from vllm.outputs import CompletionOutput, RequestOutput  # noqa: E402
 
-from megatron_eureka.rollout.plugin import BACKEND, CPU_WORKER, JOB_KEY, register  # noqa: E402
+from megatron_eureka.rollout.plugin import BACKEND, CPU_WORKER, EMPTY, JOB_KEY, register  # noqa: E402
 
 
 class ColocatedEngine:
@@ -250,7 +250,7 @@ def _llm_arguments(options: EngineOptions, on_cpu: bool) -> dict:
         "mm_processor_kwargs": {"size": {"shortest_edge": 28 * 28, "longest_edge": options.max_pixels}},
         "logprobs_mode": "processed_logprobs",
         "use_tqdm_on_load": False,
-        "load_format": "auto" if options.from_folder else "dummy",
+        "load_format": "auto" if options.from_folder else EMPTY,
         "weight_transfer_config": {"backend": BACKEND},
     }
     if on_cpu:

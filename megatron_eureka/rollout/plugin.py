@@ -1,7 +1,8 @@
 """What runs inside vLLM: the plug-in entry point and the receiving end of weight updates.
 
 vLLM calls `register` in each of its processes. Importing this package makes wheels linked against CUDA importable on a
-CPU machine; the call adds the receiver under `BACKEND` to vLLM's factory and, on CPU, makes the model known as a class.
+CPU machine; the call adds the receiver under `BACKEND` to vLLM's factory and the loader under `EMPTY`, and on CPU it
+makes the model known as a class.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from vllm.distributed.weight_transfer.base import (
 )
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+from vllm.model_executor.model_loader import _LOAD_FORMAT_TO_MODEL_LOADER, register_model_loader
+from vllm.model_executor.model_loader.dummy_loader import DummyModelLoader
 from vllm.model_executor.model_loader.reload import (
     finalize_layerwise_reload,
     initialize_layerwise_reload,
@@ -33,6 +36,7 @@ from megatron_eureka.cpu_wheels import is_cpu_torch
 from megatron_eureka.rollout.manifest import Manifest
 
 BACKEND = "megatron_eureka"
+EMPTY = "megatron_eureka_empty"  # load format of an engine whose weights come by an update
 JOB_KEY = "megatron_eureka_job"  # in vLLM's additional_config: a name that no other job on the machine has
 CPU_WORKER = f"{__name__}.CpuWorker"
 ARCHITECTURE = "Qwen2_5_VLForConditionalGeneration"  # as in config.json
@@ -42,12 +46,27 @@ def register() -> None:
     """Entry point of the group `vllm.general_plugins`; may be called any number of times."""
     if BACKEND not in WeightTransferEngineFactory._registry:
         WeightTransferEngineFactory.register_engine(BACKEND, ReceivingEngine)
+    if EMPTY not in _LOAD_FORMAT_TO_MODEL_LOADER:
+        register_model_loader(EMPTY)(EmptyLoader)
     if is_cpu_torch():
         # vLLM would look at the model in a fresh interpreter, which imports torchvision before any plug-in can act. It
         # does so to keep CUDA out of this process; without CUDA there is nothing to keep out, and seconds to save.
         from vllm.model_executor.models.qwen2_5_vl import Qwen2_5_VLForConditionalGeneration
 
         ModelRegistry.register_model(ARCHITECTURE, Qwen2_5_VLForConditionalGeneration)
+
+
+class EmptyLoader(DummyModelLoader):
+    """Arbitrary weights, and everything else as the model made it.
+
+    vLLM's own `dummy` fills buffers too, among them the mean and the scale of pixels, which no update brings again.
+    """
+
+    def load_weights(self, model: torch.nn.Module, model_config: object) -> None:
+        buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+        super().load_weights(model, model_config)
+        for buffer, value in buffers:
+            buffer.copy_(value)
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """One start of two engines beside gloo, and everything that an engine promises about generation."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -7,7 +8,9 @@ import torch
 import torch.distributed as dist
 
 from examples.digits.model import make_model
+from megatron_eureka.bridge.source import ShardedSource
 from megatron_eureka.rollout import GenerateRequest, Refusal, SamplingOptions
+from tests.bridge.trainers import shards
 from tests.ranks import run_ranks
 from tests.rollout.references import load_reference, make_prompt, noise, reference_logprobs, taken
 
@@ -135,6 +138,25 @@ def check_failures(engine, request):
     ):
         engine.generate([request], SamplingOptions(max_tokens=4))
     engine._llm.generate = generate
+
+
+@pytest.mark.slow
+def test_an_engine_that_starts_empty_sees_pictures_as_one_that_loaded_its_weights(tmp_path):
+    """Its folder is the part of a Megatron checkpoint that it gets: without weights."""
+    tied = make_model(tmp_path / "tied", tied=True, std=0.15, seed=1)
+    shutil.copytree(tied, tmp_path / "hf", ignore=shutil.ignore_patterns("*.safetensors"))
+    requests = [GenerateRequest(make_prompt(tied), (), (1,)), None]
+    requests.append(GenerateRequest(make_prompt(tied, IMAGES, index=1), IMAGES, (1, 2)))
+    run_ranks(1, start_empty, tied, tmp_path / "hf", requests, load_reference(tied), timeout=100)
+
+
+def start_empty(rank, world, folder, without_weights, requests, reference):
+    from megatron_eureka.rollout.colocated import ColocatedEngine, EngineOptions
+
+    engine = ColocatedEngine(EngineOptions(str(without_weights), max_model_tokens=400, from_folder=False))
+    info, parameters = shards(folder, 0, 1, 1)
+    engine.update_weights(ShardedSource(parameters, info))
+    check_logprobs(engine, requests, reference)
 
 
 @pytest.mark.slow

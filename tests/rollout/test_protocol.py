@@ -1,6 +1,7 @@
 """The parts of the rollout that need no engine."""
 
 import random
+import shutil
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from megatron_eureka.config.schema import Config
 from megatron_eureka.rollout import SamplingOptions, sampling_seed, stop_token_ids, suppressed_token_ids
 from megatron_eureka.rollout.isolation import torch_state_kept
 from megatron_eureka.rollout.manifest import Manifest
+from megatron_eureka.rollout.options import EngineOptions
 
 
 def test_seeds_are_stable_and_differ_in_every_argument():
@@ -99,3 +101,14 @@ def test_manifest_refuses_what_does_not_belong(manifest):
         update(manifest, [Q, ("k", (1, 2), set())])
     with pytest.raises(ValueError, match=r"left 1 parameters untouched, among them \['tower'\]"):
         update(manifest, [Q, K, ("v", (3,), {"qkv"})])
+
+
+def test_an_engine_loads_no_weights_from_a_megatron_checkpoint(tmp_path):
+    hf, checkpoint = tmp_path / "hf", tmp_path / "checkpoint"
+    shutil.copytree(make_model(hf), checkpoint / "hf")
+    (checkpoint / "metadata.json").write_text('{"sharded_backend": "torch_dist"}')
+    options = {str(path): EngineOptions.from_config(Config(model={"path": str(path)})) for path in (hf, checkpoint)}
+    assert options[str(hf)].from_folder and not options[str(checkpoint)].from_folder
+    assert options[str(hf)].frozen == options[str(checkpoint)].frozen
+    with pytest.raises(ValueError, match=f"{checkpoint}. Build it with from_folder=False"):
+        EngineOptions(str(checkpoint))

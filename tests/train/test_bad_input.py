@@ -30,6 +30,8 @@ def refused(result, *parts: str) -> None:
         ("parallel.pp=3 launch.ranks=3 parallel.tp=1", ["parallel.pp", "layers"]),
         ("launch.ranks=3", ["3 ranks", "parallel.tp"]),
         ("model.path=/nowhere", ["model.path", "/nowhere"]),
+        ("model.path=docs", ["model.path: docs is no model folder", "Hugging Face", "Megatron"]),
+        ("model.path=", ["model.path is empty"]),
         ("parallel.cp=2", ["parallel.cp"]),
     ],
 )
