@@ -196,7 +196,7 @@ original_cuts, original_table = stored.cuts, stored.table
 
 
 def outcomes(rank, world, hf, folder):
-    """How the wrong conversions end: a refusal, or (verify with the right table, logits)."""
+    """How the wrong conversions end: a refusal, or (verify's answer with the right table, how far logits move)."""
     dist.destroy_process_group()  # the comparison has one of its own
     results = {}
     for number, (name, mutate) in enumerate([("none", lambda rules: rules), *MUTATIONS.items()]):
@@ -208,7 +208,7 @@ def outcomes(rank, world, hf, folder):
         try:
             hf_to_megatron(hf, target)
             stored.table, stored.cuts = original_table, original_cuts
-            results[name] = (verify(hf, target).equal, compare_logits(hf, target).equal)
+            results[name] = (verify(hf, target).equal, compare_logits(hf, target).largest_difference)
         except (ValueError, KeyError) as error:
             results[name] = str(error)
         stored.table, stored.cuts = original_table, original_cuts
@@ -224,7 +224,7 @@ def wrong_conversions(tmp_path_factory):
 
 
 def test_the_right_table_passes_both_checks(wrong_conversions):
-    assert wrong_conversions["none"] == (True, True)
+    assert wrong_conversions["none"] == (True, pytest.approx(0, abs=2e-4))
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS)
@@ -233,4 +233,6 @@ def test_any_wrong_rule_is_caught(wrong_conversions, mutation):
     if mutation.startswith("missed"):
         assert "bias" in wrong_conversions[mutation]
     else:
-        assert wrong_conversions[mutation] == (False, False)
+        equal, moved = wrong_conversions[mutation]
+        assert not equal
+        assert moved > 0.1
