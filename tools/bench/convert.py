@@ -1,0 +1,537 @@
+"""How long do the conversion tools take, and how much memory? Beside `cp -r` of the same bytes, and beside mbridge.
+
+    python tools/bench/convert.py --size 0.5b
+    python tools/bench/convert.py --size 3b --workers 1 2 --fsync --mbridge-python mbridge/bin/python --json 3b.json
+
+A random bf16 checkpoint is made first (random_checkpoint.py). Then each repeat runs every program once, one after the
+other, in a process of its own with one OpenMP thread, so that noise of the machine hits all alike. Before each run the
+last output is deleted, dirty pages are written back (`sync`), and the page cache of the source is made warm or cold.
+Then come some idle seconds: a virtual machine may give free pages back to its host, and getting one again costs more
+than copying it. A run that starts at once gets the pages of its predecessor and is twice as fast as one that does not.
+
+Seconds are those of the whole process, imports and all. "x cp" is the median of the ratios to the `cp -r` of the same
+repeat, made with --reflink=never because a shared extent is no copy. CPU seconds are user + system of the process and
+of the children that it waited for. Peak RSS is the kernel's maximum for one process; for several at once it is the
+largest sum of their PSS (a shared page counts once) in samples every 50 ms, where that is more. "Above" is above the
+median of `python -c "import torch"` in the same run.
+
+mbridge (convert_mbridge.py says how to make its venv) fills parameters in memory and saves them again. Only its load
+and its save are set against our two whole processes; its imports and set-up do not count.
+
+The exit code is 1 when a program fails or the weights are not the same, byte for byte, after the round trip. A missed
+target is only reported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+import importlib.metadata
+import inspect
+import json
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import median
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from tools.bench.random_checkpoint import SIZES, first_difference, make_checkpoint, num_bytes  # noqa: E402
+
+TO_MEGATRON, TO_HF, ROUND_TRIP = "HF -> Megatron", "Megatron -> HF", "HF -> memory -> HF"
+CP, MBRIDGE, STARTUP = "cp -r", "mbridge", "import torch"
+HOW_CACHE = {
+    "warm": "every source file read through once before each run; what does not fit into memory stays cold",
+    "cold": "sync, then posix_fadvise(POSIX_FADV_DONTNEED) on every source file before each run; programs and "
+    "libraries stay cached, and so does what the disk or the host of a virtual machine holds",
+}
+PACKAGES = ("torch", "megatron-core", "transformers", "safetensors", "numpy")
+MBRIDGE_PACKAGES = ("mbridge", "torch", "megatron-core", "transformers", "safetensors")
+NEEDED_FOLDERS = 3.3  # source, Megatron folder and one output; 10 % for the head that pipeline stages hold twice
+SLOWEST_TO_MEGATRON, SLOWEST_TO_HF, MOST_MIB_ABOVE, LEAST_SPEEDUP = 2.5, 2.0, 300.0, 2.0  # the targets
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What one process used."""
+
+    seconds: float
+    cpu_s: float
+    peak_rss_mib: float
+    output: str = ""  # what it printed
+
+
+@dataclass(frozen=True)
+class Program:
+    """A command that reads `source` and writes the output folder."""
+
+    direction: str
+    name: str
+    command: tuple[str, ...]
+    source: Path | None = None
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One run of a program."""
+
+    direction: str
+    name: str
+    cache: str
+    repeat: int
+    seconds: float
+    cpu_s: float | None  # None: not known for a part of a process
+    peak_rss_mib: float | None
+
+
+@dataclass(frozen=True)
+class Tools:
+    """The commands under test, up to their options."""
+
+    hf_to_megatron: tuple[str, ...] = (sys.executable, "tools/convert/hf_to_megatron.py")
+    megatron_to_hf: tuple[str, ...] = (sys.executable, "tools/convert/megatron_to_hf.py")
+    verify: tuple[str, ...] = (sys.executable, "tools/convert/verify.py")
+
+
+# --- one process -----------------------------------------------------------------------------------------------------
+
+
+def print_usage_of_command() -> None:
+    """Run the command of sys.argv and print what it used as JSON; the command's own output goes to stderr.
+
+    `run_child` runs this function's source in a bare interpreter, hence the imports. A process starts with the peak RSS
+    of the one that spawned it: spawned by the benchmark itself, which has torch loaded, `cp` would show 300 MiB.
+    """
+    import json
+    import os
+    import sys
+    import threading
+    import time
+
+    def pss_kib() -> list[int]:
+        sizes, session = [], os.getpid()
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                if int(pid) == session or os.getsid(int(pid)) != session:
+                    continue
+                with open(f"/proc/{pid}/smaps_rollup") as file:
+                    sizes += [int(line.split()[1]) for line in file if line.startswith("Pss:")]
+            except OSError:  # it has ended
+                continue
+        return sizes
+
+    def sample() -> None:
+        while not done.wait(0.05):
+            sizes = pss_kib()
+            if len(sizes) > 1:
+                peaks_kib.append(sum(sizes))
+
+    peaks_kib, done = [0], threading.Event()
+    threading.Thread(target=sample, daemon=True).start()
+    start = time.perf_counter()
+    pid = os.posix_spawnp(sys.argv[1], sys.argv[1:], os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, 2, 1)])
+    _, status, usage = os.wait4(pid, 0)
+    seconds = time.perf_counter() - start
+    done.set()
+    peak_mib = max(usage.ru_maxrss, *peaks_kib) / 1024
+    used = {"seconds": seconds, "cpu_s": usage.ru_utime + usage.ru_stime, "peak_rss_mib": peak_mib}
+    print(json.dumps({"code": os.waitstatus_to_exitcode(status), "usage": used}))
+
+
+LAUNCHER = inspect.getsource(print_usage_of_command) + "\nprint_usage_of_command()\n"
+
+
+def run_child(command: tuple[str, ...], timeout_s: float) -> Usage:
+    """Run a command in the repository's root and measure it. What it started is killed when the time is up.
+
+    Raises:
+        RuntimeError: it failed, with the end of its output; or it took longer than `timeout_s`.
+    """
+    launcher = [sys.executable, "-I", "-S", "-c", LAUNCHER, *command]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    with subprocess.Popen(launcher, env=environment, cwd=ROOT, **pipes) as process:
+        try:
+            result, output = process.communicate(timeout=timeout_s)
+        except BaseException as error:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # the launcher leads a session of its own
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise RuntimeError(f"{' '.join(command)} took longer than {timeout_s:.0f} s.") from error
+            raise
+    end = "\n".join(output.strip().splitlines()[-15:])
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)} could not be run:\n{end}")
+    done = json.loads(result)
+    if done["code"]:
+        raise RuntimeError(f"{' '.join(command)} gave exit code {done['code']}:\n{end}")
+    return Usage(**done["usage"], output=output)
+
+
+# --- one run of all --------------------------------------------------------------------------------------------------
+
+
+def set_cache(source: Path, cache: str) -> None:
+    """Bring the files of a folder into the page cache, or drop those of their pages that are not dirty."""
+    for path in filter(Path.is_file, source.rglob("*")):
+        with path.open("rb", buffering=0) as file:
+            if cache == "cold":
+                os.fsync(file.fileno())
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            else:
+                buffer = bytearray(8 << 20)
+                while file.readinto(buffer):
+                    pass
+
+
+def ours(workers: int, fsync: bool = False) -> str:
+    """The name of our tool's row."""
+    return f"ours, {workers} worker{'s' * (workers > 1)}{', fsync' * fsync}"
+
+
+def programs(options: argparse.Namespace, tools: Tools, hf: Path, megatron: Path, out: Path) -> Iterator[Program]:
+    """What each repeat runs, in order."""
+    variants = [
+        (workers, fsync) for workers in options.workers for fsync in ([False, True] if options.fsync else [False])
+    ]
+    cp = ("cp", "-r", "--reflink=never")
+    yield Program("", STARTUP, (sys.executable, "-c", "import torch"))
+    for direction, source in ((TO_MEGATRON, hf), (TO_HF, megatron)):
+        yield Program(direction, CP, (*cp, str(source), str(out)), source)
+        for workers, fsync in variants:
+            tail = ("--workers", str(workers), *(("--fsync",) if fsync else ()))
+            if direction == TO_MEGATRON:
+                command = (*tools.hf_to_megatron, "--hf", str(hf), "--megatron", str(out), *layout(options), *tail)
+            else:
+                command = (*tools.megatron_to_hf, "--megatron", str(megatron), "--hf", str(out), *tail)
+            yield Program(direction, ours(workers, fsync), command, source)
+    if options.mbridge_python:
+        # Not resolved: a venv's python is a link, and the venv is found by the link's own place.
+        python, script = os.path.abspath(options.mbridge_python), "tools/bench/convert_mbridge.py"
+        yield Program(ROUND_TRIP, MBRIDGE, (python, "-W", "ignore", script, str(hf), str(out)), hf)
+
+
+def layout(options: argparse.Namespace) -> tuple[str, ...]:
+    return ("--tp", str(options.tp), "--pp", str(options.pp), "--vpp", str(options.vpp))
+
+
+def measure(
+    runs: list[Program], options: argparse.Namespace, out: Path, check: Callable[[Program], None]
+) -> list[Measurement]:
+    """Every program, repeat by repeat; `check` sees the output of each program's first run."""
+    found: list[Measurement] = []
+    caches = caches_of(options)
+    for cache in caches:
+        for repeat in range(options.repeats):
+            for program in runs:
+                shutil.rmtree(out, ignore_errors=True)
+                os.sync()
+                if program.source is not None:
+                    set_cache(program.source, cache)
+                time.sleep(options.settle_s)
+                usage = run_child(program.command, options.timeout_s)
+                found += parts(program, cache, repeat, usage)
+                label = f"{cache} {repeat + 1}/{options.repeats}  {program.direction} {program.name}"
+                print(f"convert: {label}: {usage.seconds:.2f} s, {usage.peak_rss_mib:.0f} MiB", flush=True)
+                if (cache, repeat) == (caches[0], 0):
+                    check(program)
+    return found
+
+
+def parts(program: Program, cache: str, repeat: int, usage: Usage) -> list[Measurement]:
+    """A run of a program as rows: one for the process, for mbridge also its load and its save without the rest."""
+    run = Measurement(program.direction, program.name, cache, repeat, usage.seconds, usage.cpu_s, usage.peak_rss_mib)
+    if program.name != MBRIDGE:
+        return [run]
+    times = mbridge_line(usage.output)
+    part = replace(run, name=f"{MBRIDGE}, load + save", seconds=times["load_s"] + times["save_s"], cpu_s=times["cpu_s"])
+    load = replace(
+        part, direction=TO_MEGATRON, name=f"{MBRIDGE}, load", seconds=times["load_s"], cpu_s=None, peak_rss_mib=None
+    )
+    save = replace(load, direction=TO_HF, name=f"{MBRIDGE}, save", seconds=times["save_s"])
+    return [load, save, part, run]
+
+
+def mbridge_line(output: str) -> dict:
+    """What convert_mbridge.py printed."""
+    return json.loads(next(line for line in reversed(output.splitlines()) if line.startswith('{"load_s"')))
+
+
+def check_output(program: Program, tools: Tools, hf: Path, out: Path, timeout_s: float) -> None:
+    """Hold what a program wrote against the source: with verify.py, or byte for byte where it is a Hugging Face folder.
+
+    Raises:
+        RuntimeError: naming the program and the first difference.
+    """
+    if program.name in (CP, STARTUP):
+        return
+    if program.direction == TO_MEGATRON:
+        run_child((*tools.verify, "--hf", str(hf), "--megatron", str(out)), timeout_s)
+        return
+    difference = first_difference(hf, out)
+    if difference:
+        raise RuntimeError(f"{program.direction}, {program.name}: the weights changed: {difference}")
+
+
+# --- figures ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Row:
+    """All repeats of a program under one state of the cache."""
+
+    cache: str
+    direction: str
+    name: str
+    median_s: float
+    min_s: float
+    ratio_to_cp: float | None
+    cpu_s: float | None  # median
+    peak_rss_mib: float | None  # the largest
+    above_mib: float | None  # the largest, less the baseline
+
+
+@dataclass(frozen=True)
+class Target:
+    """A promise and what was measured."""
+
+    name: str
+    bound: str  # "at most" or "at least"
+    limit: float
+    value: float
+    met: bool
+
+
+def of(found: list[Measurement], cache: str, direction: str, name: str) -> list[Measurement]:
+    """The repeats of a program, in order."""
+    return [m for m in found if (m.cache, m.direction, m.name) == (cache, direction, name)]
+
+
+def ratio_to_cp(found: list[Measurement], cache: str, direction: str, name: str) -> float | None:
+    """Median over the repeats of seconds by those of `cp -r` in the same repeat; None where nothing was copied."""
+    cp = {m.repeat: m.seconds for m in of(found, cache, direction, CP)}
+    ratios = [m.seconds / cp[m.repeat] for m in of(found, cache, direction, name) if m.repeat in cp]
+    return median(ratios) if ratios else None
+
+
+def mib_above(found: list[Measurement], cache: str, direction: str, name: str) -> float:
+    """The largest peak RSS, less the median one of a Python that has imported torch."""
+    baseline = median(m.peak_rss_mib for m in of(found, cache, "", STARTUP))
+    return max(m.peak_rss_mib for m in of(found, cache, direction, name)) - baseline
+
+
+def speedup_over_mbridge(found: list[Measurement], cache: str, name: str) -> float | None:
+    """Median over the repeats of mbridge's load + save by our two processes; None where mbridge did not run."""
+    there, back = (of(found, cache, direction, name) for direction in (TO_MEGATRON, TO_HF))
+    theirs = of(found, cache, ROUND_TRIP, f"{MBRIDGE}, load + save")
+    ratios = [m.seconds / (one.seconds + two.seconds) for m, one, two in zip(theirs, there, back, strict=False)]
+    return median(ratios) if ratios else None
+
+
+def rows(found: list[Measurement]) -> list[Row]:
+    """One row a program and state of the cache, directions together."""
+    keys = dict.fromkeys((m.cache, m.direction, m.name) for m in found)
+    order = ["", TO_MEGATRON, TO_HF, ROUND_TRIP]
+    result = []
+    for key in sorted(keys, key=lambda key: (key[0] != "warm", order.index(key[1]))):
+        seconds = [m.seconds for m in of(found, *key)]
+        cpu_s = [m.cpu_s for m in of(found, *key) if m.cpu_s is not None]
+        peaks = [m.peak_rss_mib for m in of(found, *key) if m.peak_rss_mib is not None]
+        result.append(
+            Row(
+                *key,
+                median_s=median(seconds),
+                min_s=min(seconds),
+                ratio_to_cp=ratio_to_cp(found, *key),
+                cpu_s=median(cpu_s) if cpu_s else None,
+                peak_rss_mib=max(peaks) if peaks else None,
+                above_mib=mib_above(found, *key) if peaks else None,
+            )
+        )
+    return result
+
+
+def targets(found: list[Measurement], names: list[str]) -> list[Target]:
+    """What is promised of the tools, for each state of the cache and each of these programs."""
+    result = []
+    for cache in dict.fromkeys(m.cache for m in found):
+        for name in names:
+            for direction, limit in ((TO_MEGATRON, SLOWEST_TO_MEGATRON), (TO_HF, SLOWEST_TO_HF)):
+                where = f"{direction}, {name}, {cache}"
+                ratio, mib = ratio_to_cp(found, cache, direction, name), mib_above(found, cache, direction, name)
+                result.append(Target(f"seconds by cp: {where}", "at most", limit, ratio, ratio <= limit))
+                result.append(Target(f"MiB above: {where}", "at most", MOST_MIB_ABOVE, mib, mib <= MOST_MIB_ABOVE))
+            speedup = speedup_over_mbridge(found, cache, name)
+            if speedup is not None:
+                where, met = f"{name}, {cache}", speedup >= LEAST_SPEEDUP
+                result.append(Target(f"times as fast as mbridge: {where}", "at least", LEAST_SPEEDUP, speedup, met))
+    return result
+
+
+def show(table_rows: list[Row], promised: list[Target], console: Console) -> None:
+    """Print the table and the targets."""
+    table = Table()
+    for column in ("cache", "direction", "program"):
+        table.add_column(column)
+    for column in ("median s", "min s", "x cp", "CPU s", "peak MiB", "above"):
+        table.add_column(column, justify="right")
+    for row in table_rows:
+        number = lambda value, digits: "-" if value is None else f"{value:.{digits}f}"
+        figures = [number(value, 2) for value in (row.median_s, row.min_s, row.ratio_to_cp, row.cpu_s)]
+        memory = [number(value, 0) for value in (row.peak_rss_mib, row.above_mib)]
+        table.add_row(row.cache, row.direction, row.name, *figures, *memory)
+    console.print(table)
+    for target in promised:
+        verdict = "met   " if target.met else "MISSED"
+        console.print(f"{verdict} {target.name}: {target.value:.2f}, {target.bound} {target.limit:g}")
+
+
+# --- the record ------------------------------------------------------------------------------------------------------
+
+
+def machine(folder: Path) -> dict:
+    """Processor, cores, memory, kernel, and the file system that a folder lies on."""
+    lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    mounts = [p for p in psutil.disk_partitions(all=True) if folder.resolve().is_relative_to(p.mountpoint)]
+    return {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "kernel": platform.release(),
+        "filesystem": max(mounts, key=lambda mount: len(mount.mountpoint)).fstype if mounts else None,
+    }
+
+
+def header(folder: Path, options: argparse.Namespace) -> dict:
+    """When, on what, with what, and how; paths of this machine are left out."""
+    from tools.bench.gpu_check import commit  # here, because it loads transformers for seconds
+
+    now = datetime.datetime.now(datetime.UTC)
+    settings = {
+        key: getattr(options, key) for key in ("size", "tp", "pp", "vpp", "workers", "repeats", "fsync", "settle_s")
+    }
+    versions = {package: importlib.metadata.version(package) for package in PACKAGES}
+    return {
+        "date": now.isoformat(timespec="seconds"),
+        **commit(),
+        "machine": machine(folder),
+        "versions": {"python": platform.python_version(), **versions},
+        "options": settings,
+        "cache": {cache: HOW_CACHE[cache] for cache in caches_of(options)},
+    }
+
+
+def versions_of(python: str, packages: tuple[str, ...], timeout_s: float) -> dict[str, str]:
+    """Of packages that another interpreter has."""
+    program = (
+        "import importlib.metadata, json, sys; print(json.dumps(list(map(importlib.metadata.version, sys.argv[1:]))))"
+    )
+    found = run_child((os.path.abspath(python), "-c", program, *packages), timeout_s).output
+    return dict(zip(packages, json.loads(found), strict=True))
+
+
+# --- the command line ------------------------------------------------------------------------------------------------
+
+
+def check_space(folder: Path, needed: float) -> None:
+    """Raises ValueError: the file system of a folder has less than `needed` bytes left."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise ValueError(
+            f"{folder} has {free / 1e9:.1f} GB left, and {needed / 1e9:.1f} GB are needed for the source, a Megatron "
+            "folder and an output. Give another --folder or a smaller --size."
+        )
+
+
+def caches_of(options: argparse.Namespace) -> list[str]:
+    return ["warm", "cold"] if options.cache == "both" else [options.cache]
+
+
+def bench(options: argparse.Namespace, folder: Path, tools: Tools) -> dict:
+    """Make the checkpoint, measure everything, print the table; returns the record."""
+    info, hf = SIZES[options.size], folder / f"hf-{options.size}"
+    size, load = num_bytes(info), os.getloadavg()
+    check_space(folder, (NEEDED_FOLDERS - hf.exists()) * size)
+    peer = versions_of(options.mbridge_python, MBRIDGE_PACKAGES, options.timeout_s) if options.mbridge_python else None
+    print(f"convert: {size / 1e9:.2f} GB of random weights ({options.size})", flush=True)
+    make_checkpoint(hf, info)
+    with tempfile.TemporaryDirectory(prefix="work_", dir=folder) as work:
+        megatron, out = Path(work, "megatron"), Path(work, "out")
+        workers = ("--workers", str(options.workers[0]))
+        make = (*tools.hf_to_megatron, "--hf", str(hf), "--megatron", str(megatron), *layout(options), *workers)
+        run_child(make, options.timeout_s)
+        runs = list(programs(options, tools, hf, megatron, out))
+        found = measure(runs, options, out, lambda run: check_output(run, tools, hf, out, options.timeout_s))
+        megatron_bytes = sum(path.stat().st_size for path in megatron.rglob("*") if path.is_file())
+    table_rows, promised = rows(found), targets(found, [ours(workers) for workers in options.workers])
+    show(table_rows, promised, Console(width=120))
+    return {
+        **header(folder, options),
+        "load_average_before": load,
+        "mbridge_versions": peer,
+        "checkpoint": {"parameters": size // 2, "hf_bytes": size, "megatron_bytes": megatron_bytes},
+        "same_weights_after": [f"{p.direction}, {p.name}" for p in runs if p.name not in (CP, STARTUP)],
+        "targets": [asdict(target) for target in promised],
+        "table": [asdict(row) for row in table_rows],
+        "measurements": [asdict(measurement) for measurement in found],
+    }
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", choices=SIZES, default="0.5b")
+    for axis in ("tp", "pp", "vpp"):
+        parser.add_argument(f"--{axis}", type=int, default=1, help="of the Megatron checkpoint")
+    parser.add_argument("--workers", type=int, nargs="+", default=[1], help="each is measured")
+    parser.add_argument("--fsync", action="store_true", help="measure our tools with --fsync too")
+    parser.add_argument("--cache", choices=("warm", "cold", "both"), default="both")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--settle-s", type=float, default=3, help="wait before each run, see the top of the file")
+    parser.add_argument("--timeout-s", type=float, default=1200, help="of one process")
+    parser.add_argument("--mbridge-python", help="python of a venv with mbridge, see convert_mbridge.py")
+    parser.add_argument("--folder", type=Path, help="where checkpoints lie; the source is kept there and used again")
+    parser.add_argument("--json", type=Path, help="record to write")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None, tools: Tools | None = None) -> None:
+    options = parse(arguments)
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        # An exit instead of a sudden end, so that children and folders go too.
+        before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+        stack.callback(signal.signal, signal.SIGTERM, before)
+        if options.folder is None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="convert_")))
+        else:
+            folder = options.folder.resolve()
+            folder.mkdir(parents=True, exist_ok=True)
+        try:
+            record = bench(options, folder, tools or Tools())
+        except (RuntimeError, ValueError) as error:
+            sys.exit(f"convert: {error}")
+        except KeyboardInterrupt:
+            sys.exit(130)
+    if options.json:
+        options.json.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        print(f"written: {options.json}")
+
+
+if __name__ == "__main__":
+    main()
