@@ -18,6 +18,8 @@ from megatron_eureka.model.qwen2_5_vl import Qwen2_5_VL
 from megatron_eureka.parallel import cpu_shim
 from megatron_eureka.weights.companions import read_description
 from megatron_eureka.weights.stored import stored_rules, stored_tensor
+from megatron_eureka.weights.torch_dist import METADATA
+from megatron_eureka.weights.torch_dist_index import load_metadata
 from megatron_eureka.weights.torch_dist_reader import TorchDistReader
 
 
@@ -26,8 +28,8 @@ def load_megatron(folder: str | Path, chunks: Sequence[Qwen2_5_VL], info: ModelI
     """Fill this rank's chunks, casting to each parameter's dtype; a collective over all ranks.
 
     Args:
-        folder: the checkpoint; whoever wrote it, under whatever layout, spec and dtype.
-        chunks: this rank's, bare.
+        folder: the checkpoint; whoever wrote it, under whatever layout, spec and dtype. Nothing in it is run.
+        chunks: this rank's, bare. Their FP8 state is new, as after loading a Hugging Face folder.
         info: sizes of the model.
 
     Raises:
@@ -42,20 +44,23 @@ def load_megatron(folder: str | Path, chunks: Sequence[Qwen2_5_VL], info: ModelI
     with cpu_shim.cuda_method_stays():
         metadata = {"non_homogeneous_layers": one_by_one}
         state = {str(number): chunk.sharded_state_dict(metadata=metadata) for number, chunk in enumerate(chunks)}
-        loaded = load_sharded(state, folder)
+        loaded = load_sharded(state, folder, extra_state=False)
     for number, chunk in enumerate(chunks):
         chunk.load_state_dict(loaded[str(number)])
 
 
-def load_sharded(state: Mapping[str, Mapping[str, Any]], folder: str | Path) -> dict[str, Any]:
+def load_sharded(
+    state: Mapping[str, Mapping[str, Any]], folder: str | Path, extra_state: bool = True
+) -> dict[str, Any]:
     """`dist_checkpointing.load`, with None for each `_extra_state` that the checkpoint does not hold.
 
-    Layer specs differ in the modules that have one. What is in it matters to FP8 alone, and both Transformer Engine and
-    Megatron-Core take None for a new one.
+    Layer specs differ in the modules that have one, and so do releases of Transformer Engine. What is in it matters to
+    FP8 alone, and both Transformer Engine and Megatron-Core take None for a new one.
 
     Args:
         state: dictionaries of sharded objects and tensors, as `sharded_state_dict` makes them, by any name.
         folder: the checkpoint.
+        extra_state: False leaves them all out. They are pickles, which run what they name: a run's own are trusted.
 
     Returns:
         the same dictionaries with what was loaded, and the checkpoint's plain objects beside them.
@@ -65,12 +70,13 @@ def load_sharded(state: Mapping[str, Mapping[str, Any]], folder: str | Path) -> 
     """
     read_description(Path(folder))
     _check_plain_objects(Path(folder) / COMMON_STATE_FNAME)
-    objects = TorchDistReader(folder).objects
+    stored = load_metadata(Path(folder) / METADATA).state_dict_metadata
     absent = {
         (name, key)
         for name, part in state.items()
         for key, item in part.items()
-        if isinstance(item, ShardedObject) and item.key.endswith("_extra_state") and item.unique_key not in objects
+        if isinstance(item, ShardedObject) and item.key.endswith("_extra_state")
+        if not (extra_state and item.unique_key in stored)
     }
     present = {
         name: {key: item for key, item in part.items() if (name, key) not in absent} for name, part in state.items()
@@ -79,11 +85,19 @@ def load_sharded(state: Mapping[str, Mapping[str, Any]], folder: str | Path) -> 
         loaded = dist_checkpointing.load(present, str(folder))
     except (CheckpointingException, CheckpointException, KeyError, OSError) as error:
         raise ValueError(
-            f"The Megatron checkpoint {folder} cannot be loaded: {error}. Copy it again, or give another one."
+            f"The Megatron checkpoint {folder} cannot be loaded: {reason(error)}. Copy it again, or give another one."
         ) from error
     for name, key in absent:
         loaded[name][key] = None
     return loaded
+
+
+def reason(error: BaseException) -> str:
+    """What went wrong on the first rank that failed, where torch's message holds the stacks of all ranks."""
+    if not isinstance(error, CheckpointException):
+        return str(error)
+    rank, (cause, _) = min(error.failures.items())
+    return f"rank {rank}: {cause}"
 
 
 def _check_plain_objects(file: Path) -> None:

@@ -19,7 +19,7 @@ from megatron.core import dist_checkpointing
 from torch.distributed.checkpoint.api import CheckpointException
 
 from megatron_eureka.config.model_folder import find_model_folder
-from megatron_eureka.model.checkpoint import load_sharded
+from megatron_eureka.model.checkpoint import load_sharded, reason
 from megatron_eureka.parallel import cpu_shim
 from megatron_eureka.train.checkpoint_writer import InProcessSaveStrategy
 from megatron_eureka.train.policy import Policy, torch_adams
@@ -70,8 +70,8 @@ def save(policy: Policy, folder: Path, progress: dict[str, Any], keep: int) -> N
         dist.barrier()
     except (OSError, CheckpointException) as error:
         raise RuntimeError(
-            f"The checkpoint {folder} could not be written: {error}. Free some space or mend the file system, then "
-            "start the run again with the same command: it goes on from the checkpoint before."
+            f"The checkpoint {folder} could not be written: {reason(error)}. Free some space or mend the file system, "
+            "then start the run again with the same command: it goes on from the checkpoint before."
         ) from error
     if dist.get_rank() == 0:
         shutil.rmtree(folder, ignore_errors=True)

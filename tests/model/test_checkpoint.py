@@ -5,12 +5,14 @@ import shutil
 
 import pytest
 import torch
+from megatron.core.tensor_parallel import RowParallelLinear
 
 from examples.digits.model import make_model
 from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.model.spec import DTYPES
 from megatron_eureka.parallel.layout import Layout
 from megatron_eureka.weights import table
+from megatron_eureka.weights.torch_dist_index import load_metadata
 from tests.model import te_names
 from tests.model.checkpoints import differing, refusal, save
 from tests.model.reference import merge, run_ours
@@ -113,11 +115,35 @@ def refused(hf, folder, *parts, axis="tp"):
             assert part in message, message
 
 
+class Trap:
+    """A pickle that leaves a file where it was opened."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def __reduce__(self):
+        return open, (str(self.file), "w")
+
+
+def test_nothing_in_a_checkpoint_is_run(untied, tmp_path, monkeypatch):
+    trap = Trap(tmp_path / "opened")
+    monkeypatch.setattr(RowParallelLinear, "get_extra_state", lambda self: trap)
+    folder = write(untied, Layout(), tmp_path / "checkpoint")
+    assert b"opened" in next(folder.glob("*.distcp")).read_bytes()
+    check(untied, Layout(tp=2), folder)
+    assert not trap.file.exists()
+    torch.save(trap, folder / "common.pt")
+    refused(untied, folder, "common.pt is missing or damaged")
+    assert not trap.file.exists()
+
+
 def test_a_missing_a_cut_off_and_a_damaged_file_are_named(untied, copy):
-    file = max(copy.glob("*.distcp"), key=lambda file: file.stat().st_size)
-    content = file.read_bytes()
-    file.write_bytes(content[:1000] + bytes(1000) + content[2000:])
-    refused(untied, copy, "cannot be loaded", "Copy it again")
+    places = load_metadata(copy / ".metadata").storage_data
+    place = next(place for index, place in places.items() if index.fqn == "language_model.output_layer.weight")
+    file = copy / place.relative_path
+    content, end = file.read_bytes(), place.offset + place.length
+    file.write_bytes(content[: end - 100] + bytes(100) + content[end:])
+    refused(untied, copy, "cannot be loaded: rank 0: ", "Copy it again")
     file.write_bytes(content[:-100])
     refused(untied, copy, file.name, "is cut off")
     file.unlink()
