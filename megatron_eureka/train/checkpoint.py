@@ -52,7 +52,8 @@ def save(policy: Policy, folder: Path, progress: dict[str, Any], keep: int) -> N
         progress: plain objects that say where the run is; rank 0's are written.
 
     Raises:
-        RuntimeError: a rank could not write its part (a full disk, say); the checkpoints from before stay whole.
+        RuntimeError: a rank could not write its part (a full disk, say), or the folder of `model.path`, whose small files
+            go into it, is gone; the checkpoints from before stay whole.
     """
     temporary = folder.with_name(folder.name + ".tmp")
     try:
@@ -68,7 +69,7 @@ def save(policy: Policy, folder: Path, progress: dict[str, Any], keep: int) -> N
             (temporary / LAYOUT).write_text(json.dumps(vars(policy.layout)), "utf-8")
             _make_model_folder(policy, temporary)
         dist.barrier()
-    except (OSError, CheckpointException) as error:
+    except (OSError, CheckpointException, ValueError) as error:  # the last: the folder of the small files is gone
         raise RuntimeError(
             f"The checkpoint {folder} could not be written: {reason(error)}. Free some space or mend the file system, "
             "then start the run again with the same command: it goes on from the checkpoint before."

@@ -6,12 +6,14 @@ import torch
 from examples.digits.model import make_model
 from megatron_eureka.config.model_folder import find_model_folder
 from megatron_eureka.config.model_info import ModelInfo
+from megatron_eureka.model.norm import RMSNorm
 from megatron_eureka.parallel import groups
 from megatron_eureka.parallel.layout import Layout
 from megatron_eureka.train import checkpoint
 from megatron_eureka.train.policy import accumulate, build_policy, step
 from megatron_eureka.weights import rules_by_name
 from megatron_eureka.weights.companions import read_description
+from megatron_eureka.weights.torch_dist_index import load_metadata
 from tests.model import te_names
 from tests.model.reference import config_for, pixels, rows_of
 from tests.ranks import run_ranks
@@ -116,6 +118,18 @@ def test_a_run_does_not_resume_under_another_spec(model, tmp_path, monkeypatch):
     te_names.use(monkeypatch)
     (message,) = run_ranks(1, _resume, model, folder)
     assert "spec 'local'; this run has 'te'" in message and f"model.path={folder}" in message
+
+
+def test_a_run_resumes_where_more_modules_have_an_extra_state(model, tmp_path, monkeypatch):
+    """As under a newer Transformer Engine: what the checkpoint does not hold of it stays new."""
+    folder = tmp_path / "step_7"
+    te_names.use(monkeypatch)
+    with monkeypatch.context() as older:
+        older.setattr(te_names, "Norm", RMSNorm)
+        run_ranks(1, _save_moved, model, Layout(), folder)
+    keys = load_metadata(folder / ".metadata").state_dict_metadata.keys()
+    assert not any("final_layernorm._extra_state" in key for key in keys)
+    assert run_ranks(1, _resume, model, folder) == [{"step": 7}]
 
 
 def _save_to_a_full_disk(rank, world, model, folder):
