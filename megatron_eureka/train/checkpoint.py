@@ -52,8 +52,8 @@ def save(policy: Policy, folder: Path, progress: dict[str, Any], keep: int) -> N
         progress: plain objects that say where the run is; rank 0's are written.
 
     Raises:
-        RuntimeError: a rank could not write its part (a full disk, say), or the folder of `model.path`, whose small files
-            go into it, is gone; the checkpoints from before stay whole.
+        RuntimeError: a rank could not write its part (a full disk, say), or `model.path`, whose small files go into it,
+            is gone; the checkpoints from before stay whole.
     """
     temporary = folder.with_name(folder.name + ".tmp")
     try:
