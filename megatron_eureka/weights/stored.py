@@ -82,10 +82,13 @@ def stored_cuts(rule: Rule, tp_rank: int = 0, tp_size: int = 1) -> tuple[Cut, ..
 
 
 def regions(rule: Rule, tp_rank: int, tp_size: int) -> Iterator[tuple[Cut, ...]]:
-    """A rank's cuts in groups that are each one range of the stored tensor, without a gap in it."""
+    """A rank's cuts in groups that are each one range of the stored tensor, without a gap in it.
+
+    Gate and up are two ranges even where they touch, for Megatron-Core loads them one by one.
+    """
     group: list[Cut] = []
     for cut in stored_cuts(rule, tp_rank, tp_size):
-        if group and cut.offset != group[-1].offset + group[-1].size:
+        if group and (rule.groups is None or cut.offset != group[-1].offset + group[-1].size):
             yield tuple(group)
             group = []
         group.append(cut)

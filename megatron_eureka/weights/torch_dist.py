@@ -11,6 +11,7 @@ import io
 import json
 import pickle
 import struct
+import tempfile
 import uuid
 import zipfile
 from collections.abc import Mapping
@@ -63,24 +64,27 @@ class Frame:
 
 @cache
 def frame(sizes: tuple[int, ...], dtype: torch.dtype) -> Frame:
-    """The frame of a contiguous tensor."""
-    archive = io.BytesIO()
-    with torch.serialization.skip_data():
-        torch.save(torch.empty(sizes, dtype=dtype), archive)
-    data = archive.getbuffer()
-    with zipfile.ZipFile(archive) as directory:
-        record = next(item for item in directory.infolist() if item.filename.endswith("/data/0"))
-        start = data_offset(archive, record)
-        entry = directory.start_dir
+    """The frame of a contiguous tensor, from an archive that torch writes with a hole for the data."""
     num_bytes = torch.Size(sizes).numel() * dtype.itemsize
-    head, tail = bytes(data[:start]), bytes(data[start + num_bytes :])
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "archive"  # also the name of the folder inside
+        with torch.serialization.skip_data():
+            torch.save(torch.empty(sizes, dtype=dtype), path)
+        with open(path, "rb") as archive, zipfile.ZipFile(archive) as directory:
+            record = next(item for item in directory.infolist() if item.filename.endswith("/data/0"))
+            start, first_entry = data_offset(archive, record), directory.start_dir
+            archive.seek(0)
+            head = archive.read(start)
+            archive.seek(start + num_bytes)
+            tail = archive.read()
+    assert tail.startswith(_DESCRIPTOR), "torch.save's archives have changed"
+    entry = first_entry - start - num_bytes
     while True:  # entries of the directory, up to that of the record
-        assert data[entry : entry + 4] == _ENTRY and tail.startswith(_DESCRIPTOR), "torch.save's archives have changed"
-        name_size, extra_size, comment_size = struct.unpack_from("<HHH", data, entry + 28)
-        if bytes(data[entry + 46 : entry + 46 + name_size]) == record.filename.encode():
-            break
+        assert tail[entry : entry + 4] == _ENTRY, "torch.save's archives have changed"
+        name_size, extra_size, comment_size = struct.unpack_from("<HHH", tail, entry + 28)
+        if tail[entry + 46 : entry + 46 + name_size] == record.filename.encode():
+            return Frame(head, num_bytes, tail, (len(_DESCRIPTOR), entry + 16))
         entry += 46 + name_size + extra_size + comment_size
-    return Frame(head, num_bytes, tail, (len(_DESCRIPTOR), entry + 16 - start - num_bytes))
 
 
 def data_offset(archive: io.IOBase, record: zipfile.ZipInfo) -> int:
