@@ -1,5 +1,6 @@
 """The table against transformers' own modules and against layouts written out by hand."""
 
+import hashlib
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,7 @@ from safetensors.torch import load_file
 from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.weights import check_tp_size, hf_tensors, hf_to_shard, rules_by_name, shards_to_hf, table
 from megatron_eureka.weights.layout import shard_shape
-from megatron_eureka.weights.table import normalise_hf_name
+from megatron_eureka.weights.table import TABLE_VERSION, normalise_hf_name
 
 # hidden, layers, q heads, kv heads, FFN, vocabulary, tied, tower FFN, parameters as published on the model pages
 PUBLISHED = {
@@ -144,3 +145,17 @@ def test_tp_size_that_cuts_a_kv_head_is_refused():
     info = ModelInfo.from_hf_config(published_config("3B"))
     with pytest.raises(ValueError, match="size 4 does not divide the model's num_kv_heads of 2"):
         check_tp_size(info, 4)
+
+
+# The hash of names and layouts by version of the table. A change here means that older checkpoints would be read
+# wrongly: then count TABLE_VERSION up, and add its line.
+TABLE_HASHES = {1: "003c67042f578a24"}
+
+
+def test_a_changed_table_has_a_new_version():
+    rules = [
+        (rule.name, [(source.name, source.shape) for source in rule.sources], rule.tp_dim, rule.groups, rule.exported)
+        for size in PUBLISHED
+        for rule in table(ModelInfo.from_hf_config(published_config(size)))
+    ]
+    assert hashlib.sha256(repr(rules).encode()).hexdigest()[:16] == TABLE_HASHES[TABLE_VERSION]
