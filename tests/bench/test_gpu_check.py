@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tools.bench import gpu_check, gpu_comparisons, gpu_timings
-from tools.bench.gpu_comparisons import QUANTITIES, RATIO, compare, judge
+from tools.bench.gpu_comparisons import CHECKPOINT, QUANTITIES, RATIO, compare, judge
 from tools.bench.gpu_variants import COMPARED, CPU_ROWS, CUDA_BF16, CUDA_FLASH, CUDA_TE_FLASH, TIMED, why_not
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,6 +23,7 @@ def results(value: float = 2.0) -> dict:
     for quantity in QUANTITIES:
         programs.setdefault(quantity.program, {})[quantity.name] = torch.full((4,), value)
     programs["grpo"]["first_ratio"] = torch.zeros(2)
+    programs["model"]["checkpoint"] = torch.tensor(0)
     return programs
 
 
@@ -48,7 +49,7 @@ def test_without_cuda_two_cuts_are_compared_and_the_rest_is_skipped_by_name(tmp_
     assert report["versions"]["megatron-core"] == "0.16.1"
     checks = {check["name"]: check for check in report["checks"]}
     assert len(checks) == len(report["checks"])
-    labels = [*(quantity.label for quantity in QUANTITIES), RATIO]
+    labels = [*(quantity.label for quantity in QUANTITIES), RATIO, CHECKPOINT]
     for variant in COMPARED:
         for label in labels:
             check = checks.pop(f"{label} [{variant.name}]")
@@ -82,6 +83,13 @@ def test_a_number_beyond_its_tolerance_fails_its_check_and_no_other(quantity):
 def test_a_ratio_that_is_not_one_fails():
     checks = compare(CPU_ROWS, changed("grpo", "first_ratio", 1e-9), results(), None)
     assert [check.name for check in checks if check.status == "failed"] == [f"{RATIO} [{CPU_ROWS.name}]"]
+
+
+def test_a_parameter_that_a_checkpoint_changes_fails():
+    wrong = results()
+    wrong["model"]["checkpoint"] += 1
+    checks = compare(CPU_ROWS, wrong, results(), None)
+    assert [check.name for check in checks if check.status == "failed"] == [f"{CHECKPOINT} [{CPU_ROWS.name}]"]
 
 
 def test_bf16_is_judged_by_what_bf16_costs_on_the_cpu():

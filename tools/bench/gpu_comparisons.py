@@ -93,6 +93,8 @@ BF16_REASON = (
 )
 RATIO_REASON = "right after a rollout the ratio of new to old probabilities is 1, bitwise, under the same rows"
 RATIO = "grpo/first_ratio"
+CHECKPOINT_REASON = "parameters that differ after loading a converted checkpoint under this layer spec: none may"
+CHECKPOINT = "model/checkpoint"
 
 
 def compare(variant: Variant, got: Results, reference: Results, yardstick: Results | None) -> list[Check]:
@@ -104,7 +106,12 @@ def compare(variant: Variant, got: Results, reference: Results, yardstick: Resul
     """
     checks = [_compare_one(quantity, variant, got, reference, yardstick) for quantity in QUANTITIES]
     deviation = float(got["grpo"]["first_ratio"].abs().max())
-    return [*checks, judge(f"{RATIO} [{variant.name}]", deviation, 0.0, RATIO_REASON)]
+    differing = float(got["model"]["checkpoint"])
+    return [
+        *checks,
+        judge(f"{RATIO} [{variant.name}]", deviation, 0.0, RATIO_REASON),
+        judge(f"{CHECKPOINT} [{variant.name}]", differing, 0.0, CHECKPOINT_REASON),
+    ]
 
 
 def _compare_one(
@@ -135,5 +142,5 @@ def judge(name: str, value: float, tolerance: float, reason: str) -> Check:
 
 def skipped(variant: Variant, why: str) -> list[Check]:
     """All checks of a variant that cannot run here, by name."""
-    labels = [quantity.label for quantity in QUANTITIES] + [RATIO]
+    labels = [quantity.label for quantity in QUANTITIES] + [RATIO, CHECKPOINT]
     return [Check(f"{label} [{variant.name}]", SKIPPED, why) for label in labels]

@@ -13,6 +13,7 @@ import json
 import os
 import random
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,6 +31,7 @@ from megatron_eureka.config.schema import Config  # noqa: E402
 from megatron_eureka.data.packing import Item  # noqa: E402
 from megatron_eureka.data.prompts import PromptSet  # noqa: E402
 from megatron_eureka.model import attention  # noqa: E402
+from megatron_eureka.model.checkpoint import load_megatron  # noqa: E402
 from megatron_eureka.parallel import groups  # noqa: E402
 from megatron_eureka.train.batch import cut_into_updates, make_rows, make_update  # noqa: E402
 from megatron_eureka.train.policy import Policy, accumulate, build_policy  # noqa: E402
@@ -37,7 +39,7 @@ from megatron_eureka.train.run import start_job  # noqa: E402
 from megatron_eureka.train.sft import fit  # noqa: E402
 from megatron_eureka.train.update import old_logprobs, rollout_correction, update  # noqa: E402
 from megatron_eureka.types import Group, ImageKey, Prompt, Sample  # noqa: E402
-from megatron_eureka.weights import rules_by_name, shards_to_hf  # noqa: E402
+from megatron_eureka.weights import hf_to_megatron, rules_by_name, shards_to_hf  # noqa: E402
 from tools.bench.gpu_variants import Variant  # noqa: E402
 
 GRIDS = ((1, 4, 8), (1, 8, 4), (1, 2, 4), (1, 8, 8))  # patches; a quarter as many tokens
@@ -100,6 +102,7 @@ def policy_of(variant: Variant, folder: str, freeze_vision: bool, lr: float) -> 
 def run_model(variant: Variant, folder: str) -> dict[str, torch.Tensor]:
     """Log-probs and entropies of recorded tokens, the loss and its gradients, the tower's included."""
     policy = policy_of(variant, folder, freeze_vision=False, lr=1e-6)
+    differing = differing_from_a_checkpoint(policy, folder)
     recorded = [with_pictures(group, policy.info) for group in recorded_groups()]
     items = [
         Item(
@@ -130,7 +133,20 @@ def run_model(variant: Variant, folder: str) -> dict[str, torch.Tensor]:
         "loss": torch.stack([report["loss"].float().cpu() for report in reports]).sum(),
         "grad_norm": torch.tensor(float(policy.optimizer.get_grad_norm())),
         "gradients": torch.cat([gradients[name].float().cpu().flatten() for name in sorted(gradients)]),
+        "checkpoint": torch.tensor(differing),
     }
+
+
+@torch.no_grad()
+def differing_from_a_checkpoint(policy: Policy, folder: str) -> int:
+    """How many parameters differ once the policy has been filled again, from a converted checkpoint of its folder."""
+    expected = {name: parameter.clone() for name, parameter in policy.weights().items()}
+    for parameter in policy.weights().values():
+        parameter.fill_(torch.nan)
+    with tempfile.TemporaryDirectory() as target:
+        hf_to_megatron(folder, f"{target}/megatron")
+        load_megatron(f"{target}/megatron", policy.model, policy.info)
+    return sum(not torch.equal(parameter, expected[name]) for name, parameter in policy.weights().items())
 
 
 def run_sft(variant: Variant, folder: str) -> dict[str, torch.Tensor]:
