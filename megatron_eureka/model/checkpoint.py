@@ -15,7 +15,6 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.model.qwen2_5_vl import Qwen2_5_VL
-from megatron_eureka.parallel import cpu_shim
 from megatron_eureka.weights.companions import read_description
 from megatron_eureka.weights.stored import stored_rules, stored_tensor
 from megatron_eureka.weights.torch_dist import METADATA
@@ -41,10 +40,9 @@ def load_megatron(folder: str | Path, chunks: Sequence[Qwen2_5_VL], info: ModelI
     tensors = [stored_tensor(rule) for rule in stored_rules(info)]
     reader.check_model(tensors, info.num_layers)
     one_by_one = any(reader.key_of(tensor) != tensor.key for tensor in tensors)
-    with cpu_shim.cuda_method_stays():
-        metadata = {"non_homogeneous_layers": one_by_one}
-        state = {str(number): chunk.sharded_state_dict(metadata=metadata) for number, chunk in enumerate(chunks)}
-        loaded = load_sharded(state, folder, extra_state=False)
+    metadata = {"non_homogeneous_layers": one_by_one}
+    state = {str(number): chunk.sharded_state_dict(metadata=metadata) for number, chunk in enumerate(chunks)}
+    loaded = load_sharded(state, folder, extra_state=False)
     for number, chunk in enumerate(chunks):
         chunk.load_state_dict(loaded[str(number)])
 
