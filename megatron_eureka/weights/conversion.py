@@ -32,7 +32,7 @@ class Conversion:
         if not self.seconds:
             files = "".join(f"\n  {name}  {size / 1e9:.3f} GB" for name, size in self.file_bytes.items())
             return f"would write {self.target}: {size}{files}"
-        speed = f"{self.seconds:.1f} s, {self.num_bytes / 1e9 / self.seconds:.2f} GB/s"
+        speed = f"{self.seconds:.2f} s, {self.num_bytes / 1e9 / self.seconds:.2f} GB/s"
         return f"wrote {self.target}: {size}, {speed}\nweights {self.weights_hash}"
 
 

@@ -15,8 +15,9 @@ of the children that it waited for. Peak RSS is the kernel's maximum for one pro
 largest sum of their PSS (a shared page counts once) in samples every 50 ms, where that is more. "Above" is above the
 median of `python -c "import torch"` in the same run.
 
-mbridge (convert_mbridge.py says how to make its venv) fills parameters in memory and saves them again. Only its load
-and its save are set against our two whole processes; its imports and set-up do not count.
+mbridge (convert_mbridge.py says how to make its venv) fills parameters in memory and saves them again: it reads and
+writes the model once, our two programs together twice. It is set against them twice: the work alone, as each program
+times itself without imports and set-up, and the whole processes.
 
 The exit code is 1 when a program fails or the weights are not the same, byte for byte, after the round trip. A missed
 target is only reported.
@@ -28,32 +29,41 @@ import argparse
 import contextlib
 import datetime
 import importlib.metadata
-import inspect
 import json
 import os
 import platform
+import re
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from statistics import median
 
 import psutil
 from rich.console import Console
-from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from tools.bench.convert_figures import (  # noqa: E402
+    CP,
+    MBRIDGE,
+    ROUND_TRIP,
+    STARTUP,
+    TO_HF,
+    TO_MEGATRON,
+    WORK,
+    Measurement,
+    rows,
+    show,
+    targets,
+)
+from tools.bench.convert_process import Usage, run_child  # noqa: E402
 from tools.bench.random_checkpoint import SIZES, first_difference, make_checkpoint, num_bytes  # noqa: E402
 
-TO_MEGATRON, TO_HF, ROUND_TRIP = "HF -> Megatron", "Megatron -> HF", "HF -> memory -> HF"
-CP, MBRIDGE, STARTUP = "cp -r", "mbridge", "import torch"
 HOW_CACHE = {
     "warm": "every source file read through once before each run; what does not fit into memory stays cold",
     "cold": "sync, then posix_fadvise(POSIX_FADV_DONTNEED) on every source file before each run; programs and "
@@ -62,17 +72,6 @@ HOW_CACHE = {
 PACKAGES = ("torch", "megatron-core", "transformers", "safetensors", "numpy")
 MBRIDGE_PACKAGES = ("mbridge", "torch", "megatron-core", "transformers", "safetensors")
 NEEDED_FOLDERS = 3.3  # source, Megatron folder and one output; 10 % for the head that pipeline stages hold twice
-SLOWEST_TO_MEGATRON, SLOWEST_TO_HF, MOST_MIB_ABOVE, LEAST_SPEEDUP = 2.5, 2.0, 300.0, 2.0  # the targets
-
-
-@dataclass(frozen=True)
-class Usage:
-    """What one process used."""
-
-    seconds: float
-    cpu_s: float
-    peak_rss_mib: float
-    output: str = ""  # what it printed
 
 
 @dataclass(frozen=True)
@@ -86,103 +85,12 @@ class Program:
 
 
 @dataclass(frozen=True)
-class Measurement:
-    """One run of a program."""
-
-    direction: str
-    name: str
-    cache: str
-    repeat: int
-    seconds: float
-    cpu_s: float | None  # None: not known for a part of a process
-    peak_rss_mib: float | None
-
-
-@dataclass(frozen=True)
 class Tools:
     """The commands under test, up to their options."""
 
     hf_to_megatron: tuple[str, ...] = (sys.executable, "tools/convert/hf_to_megatron.py")
     megatron_to_hf: tuple[str, ...] = (sys.executable, "tools/convert/megatron_to_hf.py")
     verify: tuple[str, ...] = (sys.executable, "tools/convert/verify.py")
-
-
-# --- one process -----------------------------------------------------------------------------------------------------
-
-
-def print_usage_of_command() -> None:
-    """Run the command of sys.argv and print what it used as JSON; the command's own output goes to stderr.
-
-    `run_child` runs this function's source in a bare interpreter, hence the imports. A process starts with the peak RSS
-    of the one that spawned it: spawned by the benchmark itself, which has torch loaded, `cp` would show 300 MiB.
-    """
-    import json
-    import os
-    import sys
-    import threading
-    import time
-
-    def pss_kib() -> list[int]:
-        sizes, session = [], os.getpid()
-        for pid in filter(str.isdigit, os.listdir("/proc")):
-            try:
-                if int(pid) == session or os.getsid(int(pid)) != session:
-                    continue
-                with open(f"/proc/{pid}/smaps_rollup") as file:
-                    sizes += [int(line.split()[1]) for line in file if line.startswith("Pss:")]
-            except OSError:  # it has ended
-                continue
-        return sizes
-
-    def sample() -> None:
-        while not done.wait(0.05):
-            sizes = pss_kib()
-            if len(sizes) > 1:
-                peaks_kib.append(sum(sizes))
-
-    peaks_kib, done = [0], threading.Event()
-    threading.Thread(target=sample, daemon=True).start()
-    start = time.perf_counter()
-    pid = os.posix_spawnp(sys.argv[1], sys.argv[1:], os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, 2, 1)])
-    _, status, usage = os.wait4(pid, 0)
-    seconds = time.perf_counter() - start
-    done.set()
-    peak_mib = max(usage.ru_maxrss, *peaks_kib) / 1024
-    used = {"seconds": seconds, "cpu_s": usage.ru_utime + usage.ru_stime, "peak_rss_mib": peak_mib}
-    print(json.dumps({"code": os.waitstatus_to_exitcode(status), "usage": used}))
-
-
-LAUNCHER = inspect.getsource(print_usage_of_command) + "\nprint_usage_of_command()\n"
-
-
-def run_child(command: tuple[str, ...], timeout_s: float) -> Usage:
-    """Run a command in the repository's root and measure it. What it started is killed when the time is up.
-
-    Raises:
-        RuntimeError: it failed, with the end of its output; or it took longer than `timeout_s`.
-    """
-    launcher = [sys.executable, "-I", "-S", "-c", LAUNCHER, *command]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
-    with subprocess.Popen(launcher, env=environment, cwd=ROOT, **pipes) as process:
-        try:
-            result, output = process.communicate(timeout=timeout_s)
-        except BaseException as error:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # the launcher leads a session of its own
-            if isinstance(error, subprocess.TimeoutExpired):
-                raise RuntimeError(f"{' '.join(command)} took longer than {timeout_s:.0f} s.") from error
-            raise
-    end = "\n".join(output.strip().splitlines()[-15:])
-    if process.returncode:
-        raise RuntimeError(f"{' '.join(command)} could not be run:\n{end}")
-    done = json.loads(result)
-    if done["code"]:
-        raise RuntimeError(f"{' '.join(command)} gave exit code {done['code']}:\n{end}")
-    return Usage(**done["usage"], output=output)
-
-
-# --- one run of all --------------------------------------------------------------------------------------------------
 
 
 def set_cache(source: Path, cache: str) -> None:
@@ -253,17 +161,18 @@ def measure(
 
 
 def parts(program: Program, cache: str, repeat: int, usage: Usage) -> list[Measurement]:
-    """A run of a program as rows: one for the process, for mbridge also its load and its save without the rest."""
+    """A run of a program as rows: one for the process, and one for what it says that its work alone took."""
     run = Measurement(program.direction, program.name, cache, repeat, usage.seconds, usage.cpu_s, usage.peak_rss_mib)
-    if program.name != MBRIDGE:
-        return [run]
-    times = mbridge_line(usage.output)
-    part = replace(run, name=f"{MBRIDGE}, load + save", seconds=times["load_s"] + times["save_s"], cpu_s=times["cpu_s"])
-    load = replace(
-        part, direction=TO_MEGATRON, name=f"{MBRIDGE}, load", seconds=times["load_s"], cpu_s=None, peak_rss_mib=None
+    part = lambda name, seconds, **changes: replace(
+        run, name=f"{program.name}, {name}", seconds=seconds, cpu_s=None, peak_rss_mib=None, **changes
     )
-    save = replace(load, direction=TO_HF, name=f"{MBRIDGE}, save", seconds=times["save_s"])
-    return [load, save, part, run]
+    if program.name == MBRIDGE:
+        times = mbridge_line(usage.output)
+        load = part("load", times["load_s"], direction=TO_MEGATRON)
+        save = part("save", times["save_s"], direction=TO_HF)
+        return [load, save, replace(part(WORK, times["load_s"] + times["save_s"]), cpu_s=times["cpu_s"]), run]
+    own = re.search(r"^wrote .* files, ([\d.]+) s, ", usage.output, re.MULTILINE)
+    return [run, part(WORK, float(own[1]))] if own else [run]
 
 
 def mbridge_line(output: str) -> dict:
@@ -285,122 +194,6 @@ def check_output(program: Program, tools: Tools, hf: Path, out: Path, timeout_s:
     difference = first_difference(hf, out)
     if difference:
         raise RuntimeError(f"{program.direction}, {program.name}: the weights changed: {difference}")
-
-
-# --- figures ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Row:
-    """All repeats of a program under one state of the cache."""
-
-    cache: str
-    direction: str
-    name: str
-    median_s: float
-    min_s: float
-    ratio_to_cp: float | None
-    cpu_s: float | None  # median
-    peak_rss_mib: float | None  # the largest
-    above_mib: float | None  # the largest, less the baseline
-
-
-@dataclass(frozen=True)
-class Target:
-    """A promise and what was measured."""
-
-    name: str
-    bound: str  # "at most" or "at least"
-    limit: float
-    value: float
-    met: bool
-
-
-def of(found: list[Measurement], cache: str, direction: str, name: str) -> list[Measurement]:
-    """The repeats of a program, in order."""
-    return [m for m in found if (m.cache, m.direction, m.name) == (cache, direction, name)]
-
-
-def ratio_to_cp(found: list[Measurement], cache: str, direction: str, name: str) -> float | None:
-    """Median over the repeats of seconds by those of `cp -r` in the same repeat; None where nothing was copied."""
-    cp = {m.repeat: m.seconds for m in of(found, cache, direction, CP)}
-    ratios = [m.seconds / cp[m.repeat] for m in of(found, cache, direction, name) if m.repeat in cp]
-    return median(ratios) if ratios else None
-
-
-def mib_above(found: list[Measurement], cache: str, direction: str, name: str) -> float:
-    """The largest peak RSS, less the median one of a Python that has imported torch."""
-    baseline = median(m.peak_rss_mib for m in of(found, cache, "", STARTUP))
-    return max(m.peak_rss_mib for m in of(found, cache, direction, name)) - baseline
-
-
-def speedup_over_mbridge(found: list[Measurement], cache: str, name: str) -> float | None:
-    """Median over the repeats of mbridge's load + save by our two processes; None where mbridge did not run."""
-    there, back = (of(found, cache, direction, name) for direction in (TO_MEGATRON, TO_HF))
-    theirs = of(found, cache, ROUND_TRIP, f"{MBRIDGE}, load + save")
-    ratios = [m.seconds / (one.seconds + two.seconds) for m, one, two in zip(theirs, there, back, strict=False)]
-    return median(ratios) if ratios else None
-
-
-def rows(found: list[Measurement]) -> list[Row]:
-    """One row a program and state of the cache, directions together."""
-    keys = dict.fromkeys((m.cache, m.direction, m.name) for m in found)
-    order = ["", TO_MEGATRON, TO_HF, ROUND_TRIP]
-    result = []
-    for key in sorted(keys, key=lambda key: (key[0] != "warm", order.index(key[1]))):
-        seconds = [m.seconds for m in of(found, *key)]
-        cpu_s = [m.cpu_s for m in of(found, *key) if m.cpu_s is not None]
-        peaks = [m.peak_rss_mib for m in of(found, *key) if m.peak_rss_mib is not None]
-        result.append(
-            Row(
-                *key,
-                median_s=median(seconds),
-                min_s=min(seconds),
-                ratio_to_cp=ratio_to_cp(found, *key),
-                cpu_s=median(cpu_s) if cpu_s else None,
-                peak_rss_mib=max(peaks) if peaks else None,
-                above_mib=mib_above(found, *key) if peaks else None,
-            )
-        )
-    return result
-
-
-def targets(found: list[Measurement], names: list[str]) -> list[Target]:
-    """What is promised of the tools, for each state of the cache and each of these programs."""
-    result = []
-    for cache in dict.fromkeys(m.cache for m in found):
-        for name in names:
-            for direction, limit in ((TO_MEGATRON, SLOWEST_TO_MEGATRON), (TO_HF, SLOWEST_TO_HF)):
-                where = f"{direction}, {name}, {cache}"
-                ratio, mib = ratio_to_cp(found, cache, direction, name), mib_above(found, cache, direction, name)
-                result.append(Target(f"seconds by cp: {where}", "at most", limit, ratio, ratio <= limit))
-                result.append(Target(f"MiB above: {where}", "at most", MOST_MIB_ABOVE, mib, mib <= MOST_MIB_ABOVE))
-            speedup = speedup_over_mbridge(found, cache, name)
-            if speedup is not None:
-                where, met = f"{name}, {cache}", speedup >= LEAST_SPEEDUP
-                result.append(Target(f"times as fast as mbridge: {where}", "at least", LEAST_SPEEDUP, speedup, met))
-    return result
-
-
-def show(table_rows: list[Row], promised: list[Target], console: Console) -> None:
-    """Print the table and the targets."""
-    table = Table()
-    for column in ("cache", "direction", "program"):
-        table.add_column(column)
-    for column in ("median s", "min s", "x cp", "CPU s", "peak MiB", "above"):
-        table.add_column(column, justify="right")
-    for row in table_rows:
-        number = lambda value, digits: "-" if value is None else f"{value:.{digits}f}"
-        figures = [number(value, 2) for value in (row.median_s, row.min_s, row.ratio_to_cp, row.cpu_s)]
-        memory = [number(value, 0) for value in (row.peak_rss_mib, row.above_mib)]
-        table.add_row(row.cache, row.direction, row.name, *figures, *memory)
-    console.print(table)
-    for target in promised:
-        verdict = "met   " if target.met else "MISSED"
-        console.print(f"{verdict} {target.name}: {target.value:.2f}, {target.bound} {target.limit:g}")
-
-
-# --- the record ------------------------------------------------------------------------------------------------------
 
 
 def machine(folder: Path) -> dict:
@@ -443,9 +236,6 @@ def versions_of(python: str, packages: tuple[str, ...], timeout_s: float) -> dic
     )
     found = run_child((os.path.abspath(python), "-c", program, *packages), timeout_s).output
     return dict(zip(packages, json.loads(found), strict=True))
-
-
-# --- the command line ------------------------------------------------------------------------------------------------
 
 
 def check_space(folder: Path, needed: float) -> None:
