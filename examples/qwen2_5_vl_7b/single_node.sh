@@ -8,7 +8,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-: "${MODEL:?set it to the Hugging Face folder of the starting model}"
+: "${MODEL:?set it to the Hugging Face folder or the Megatron checkpoint of the starting model}"
 : "${DATA:?set it to a JSONL file of training prompts}"
 GPUS=${GPUS:-8}
 PYTHON=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
@@ -18,6 +18,7 @@ from megatron_eureka.config.schema import Config
 from megatron_eureka.log import logger
 from megatron_eureka.model.checkpoint import load_megatron
 from megatron_eureka.model.qwen2_5_vl import Qwen2_5_VL, build_model, named_weights
+from megatron_eureka.model.rows import to_device
 from megatron_eureka.model.tower import ImageEncoder, PixelSource, run_tower
 from megatron_eureka.parallel import cpu_shim
 from megatron_eureka.parallel.groups import coordinates, device
@@ -194,7 +195,7 @@ def run_rows(policy: Policy, rows: Sequence[MicroBatch], row_loss: RowLoss, forw
 
         return hidden, loss_func
 
-    on_device = [_to_device(row) for row in rows]
+    on_device = [to_device(row) for row in rows]
     iterators = [iter(list(enumerate(on_device))) for _ in policy.chunks]
     with torch.set_grad_enabled(not forward_only):
         return get_forward_backward_func()(
@@ -212,12 +213,6 @@ def _image_embeddings(policy: Policy, row: MicroBatch) -> torch.Tensor:
     if policy.encoder is not None:
         return policy.encoder(row.images)
     return run_tower(policy.model[0].visual, list(row.images), policy.pixels)
-
-
-def _to_device(row: MicroBatch) -> MicroBatch:
-    where = device()
-    tensors = {name: value.to(where) for name, value in vars(row).items() if isinstance(value, torch.Tensor)}
-    return replace(row, **tensors)
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,8 @@ class TorchDistReader:
         if missing or unknown:
             raise ValueError(
                 f"{self.folder} is not the model of its config.json. {len(missing)} tensors are missing: "
-                f"{missing[:5]}. {len(unknown)} keys have no rule: {unknown[:5]}."
+                f"{missing[:5]}. {len(unknown)} keys have no rule: {unknown[:5]}. Give the checkpoint's own config, or "
+                "convert the model again."
             )
         for key, tensor in expected.items():
             found = tuple(self.tensors[key].size)

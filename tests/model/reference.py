@@ -11,6 +11,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.config.schema import Config
 from megatron_eureka.data.packing import Item, pack, plan_rows, round_up
+from megatron_eureka.model.reference import reference_forward
 from megatron_eureka.parallel import groups
 from megatron_eureka.parallel.layout import Layout
 from megatron_eureka.train.policy import Policy, accumulate, build_policy
@@ -66,13 +67,7 @@ def hf_model(folder: str) -> torch.nn.Module:
 
 def hf_logits(model: torch.nn.Module, prompt: Prompt, response: tuple[int, ...]) -> torch.Tensor:
     """[prompt + response tokens, vocabulary] of one sequence on its own."""
-    ids = torch.tensor([[*prompt.token_ids, *response]])
-    extra = {}
-    if prompt.images:
-        extra["pixel_values"] = torch.cat([pixels(image) for image in prompt.images])
-        extra["image_grid_thw"] = torch.tensor([image.grid_thw for image in prompt.images])
-    kinds = (ids == model.config.image_token_id).int()
-    return model(input_ids=ids, attention_mask=torch.ones_like(ids), mm_token_type_ids=kinds, **extra).logits[0]
+    return reference_forward(model, prompt, (*prompt.token_ids, *response), pixels)[0]
 
 
 def hf_reference(folder: str, temperature: float = 1.0, banned: tuple[int, ...] = ()) -> dict:
