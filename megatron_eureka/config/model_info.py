@@ -61,12 +61,12 @@ class ModelInfo:
     @classmethod
     def from_hf_config(cls, raw: dict, origin: str = "config") -> ModelInfo:
         """Build from the parsed config.json, in its older flat form or with a `text_config` section."""
-        kind = raw.get("model_type")
+        kind = raw.get("model_type") if isinstance(raw, dict) else None
         if kind != "qwen2_5_vl":
             raise ValueError(f"{origin}: model_type is {kind!r}, expected 'qwen2_5_vl'.")
-        text, vision = raw.get("text_config") or raw, raw["vision_config"]
-        rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
         try:
+            text, vision = raw.get("text_config") or raw, raw["vision_config"]
+            rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
             return cls(
                 hidden_size=text["hidden_size"],
                 num_layers=text["num_hidden_layers"],
@@ -96,3 +96,5 @@ class ModelInfo:
             )
         except KeyError as error:
             raise ValueError(f"{origin}: {error.args[0]!r} is missing.") from error
+        except (TypeError, AttributeError, ValueError, ZeroDivisionError) as error:
+            raise ValueError(f"{origin}: an entry is no size of a model: {error}.") from error

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from megatron_eureka.config.model_folder import HF_PART
+from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.weights.table import TABLE_VERSION
 
 DESCRIPTION = "megatron_eureka.json"  # in a Megatron checkpoint
@@ -75,6 +76,24 @@ def describe(
     (folder / DESCRIPTION).write_text(json.dumps(asdict(description), indent=2) + "\n", encoding="utf-8")
     (folder / HF_PART).mkdir()
     copy_companions(like, folder / HF_PART, dtype)
+
+
+def check_same_model(info: ModelInfo, given: str | Path, checkpoint: Path) -> None:
+    """Refuse to read a checkpoint as another model than the one it says it is: equal shapes would not show it.
+
+    Args:
+        info: the model that `given`, a Hugging Face folder, describes.
+
+    Raises:
+        ValueError: naming what differs.
+    """
+    own = checkpoint / HF_PART
+    if not (own / "config.json").is_file():
+        return
+    theirs = ModelInfo.from_folder(own)
+    differing = [name for name, value in vars(info).items() if value != vars(theirs)[name]]
+    if differing:
+        raise ValueError(f"{given} and the config in {own} describe different models: they differ in {differing}.")
 
 
 def read_description(folder: Path) -> Description | None:

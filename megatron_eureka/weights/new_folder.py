@@ -30,7 +30,8 @@ class NewFolder:
     """
 
     def __init__(self, folder: str | Path, *, overwrite: bool = False, num_bytes: int = 0, fsync: bool = True) -> None:
-        self.folder, self.overwrite, self.num_bytes, self.fsync = Path(folder).absolute(), overwrite, num_bytes, fsync
+        self.folder = Path(os.path.abspath(folder))
+        self.overwrite, self.num_bytes, self.fsync = overwrite, num_bytes, fsync
         self.path = self.folder.with_name(f".{self.folder.name}.partial")  # where to write
         self._previous = self.folder.with_name(f".{self.folder.name}.replaced")
         self._lock = -1

@@ -11,7 +11,7 @@ import torch
 from megatron_eureka.config.model_folder import find_model_folder
 from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.log import ByteProgress
-from megatron_eureka.weights.companions import read_description
+from megatron_eureka.weights.companions import check_same_model, read_description
 from megatron_eureka.weights.conversion import Conversion, clear_errors, hash_tensors
 from megatron_eureka.weights.hf_writer import DEFAULT_SHARD_BYTES, HfWriter
 from megatron_eureka.weights.new_folder import check_apart
@@ -56,6 +56,7 @@ def megatron_to_hf(
     reader, description = TorchDistReader(megatron), read_description(megatron)
     like = Path(like) if like else find_model_folder(megatron).hf
     info = ModelInfo.from_folder(like)
+    check_same_model(info, like, megatron)
     rules, tensors = stored_rules(info), hf_tensors(info)
     reader.check_model([stored_tensor(rule) for rule in rules], info.num_layers)
     check_apart(megatron, hf)

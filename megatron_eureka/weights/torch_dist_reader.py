@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import torch
@@ -71,7 +72,7 @@ class TorchDistReader:
         volumes: dict[str, int] = defaultdict(int)
         for index, place in metadata.storage_data.items():
             tensor = self.tensors.get(index.fqn)
-            if tensor is None:
+            if tensor is None or index.fqn.startswith(RUN_STATE):
                 continue
             chunk = next((c for c in _candidates(tensor, index.index) if c.offsets == index.offset), None)
             if chunk is None or place.transform_descriptors:
@@ -87,10 +88,15 @@ class TorchDistReader:
             else:
                 self._boxes[index.fqn, None].append(_Box(starts, sizes, place, 0))
         for key, tensor in self.tensors.items():
-            if volumes[key] != tensor.size.numel():
+            if not key.startswith(RUN_STATE) and volumes[key] != tensor.size.numel():
                 raise ValueError(
                     f"The chunks of {key} in {self.folder} hold {volumes[key]} elements, the tensor "
                     f"{list(tensor.size)} has {tensor.size.numel()}: parts are missing or stored twice."
+                )
+        for (key, _), boxes in self._boxes.items():  # as large together as the tensor, and apart: so they cover it
+            if any(_overlap(one, other) for one, other in combinations(boxes, 2)):
+                raise ValueError(
+                    f"Chunks of {key} in {self.folder} overlap: parts are missing and others stored twice."
                 )
 
     def key_of(self, stored: Stored) -> str:
@@ -197,6 +203,11 @@ class TorchDistReader:
                     f"{raw.file} is damaged: {stored.key_of_layer} there does not have its check sum. Copy the "
                     "checkpoint again."
                 )
+
+
+def _overlap(one: _Box, other: _Box) -> bool:
+    sides = zip(one.starts, one.sizes, other.starts, other.sizes, strict=True)
+    return all(start < begin + length and begin < start + size for start, size, begin, length in sides)
 
 
 def _stacked(key: str) -> str:

@@ -11,6 +11,7 @@ import torch
 
 from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.log import ByteProgress
+from megatron_eureka.weights.companions import check_same_model, read_description
 from megatron_eureka.weights.conversion import clear_errors
 from megatron_eureka.weights.hf_reader import HfReader
 from megatron_eureka.weights.load import check_hf_keys
@@ -75,6 +76,8 @@ def verify(hf: str | Path, megatron: str | Path, *, workers: int | None = None) 
     info, begin = ModelInfo.from_folder(hf), time.monotonic()
     check_hf_keys(hf, info)
     source, checkpoint = HfReader(hf), TorchDistReader(megatron)
+    read_description(checkpoint.folder)
+    check_same_model(info, hf, checkpoint.folder)
     rules, tensors = stored_rules(info), hf_tensors(info)
     checkpoint.check_model([stored_tensor(rule) for rule in rules], info.num_layers)
     num_bytes = sum(source.place(name).num_bytes for name in tensors)

@@ -254,8 +254,53 @@ def test_a_part_that_was_never_stored_or_stored_twice(megatron, tmp_path):
     refused(megatron_to_hf, megatron, tmp_path / "out", "linear_fc1.weight", "parts are missing or stored twice")
 
 
+def test_chunks_that_overlap(megatron, tmp_path):
+    """As many elements as the tensor has, but some of them twice and others never."""
+
+    def shift(metadata):
+        tensor = metadata.state_dict_metadata["language_model.embedding.word_embeddings.weight"]
+        chunk = next(chunk for chunk in tensor.chunks if chunk.offsets[0])
+        index = next(i for i in metadata.storage_data if i.offset == chunk.offsets and "word_embeddings" in i.fqn)
+        moved = torch.Size((chunk.offsets[0] - 1, 0))
+        metadata.storage_data[type(index)(index.fqn, moved, index.index)] = metadata.storage_data.pop(index)
+        tensor.chunks[index.index] = type(chunk)(moved, chunk.sizes)
+
+    change_index(megatron, shift)
+    refused(megatron_to_hf, megatron, tmp_path / "out", "word_embeddings.weight", "overlap")
+
+
+def test_a_folder_of_equal_shapes_but_another_config(megatron, untied, tmp_path):
+    other = shutil.copytree(untied, tmp_path / "other")
+    config = json.loads((other / "config.json").read_text())
+    config["text_config"]["rms_norm_eps"] = 1e-5
+    (other / "config.json").write_text(json.dumps(config))
+    refused(megatron_to_hf, megatron, tmp_path / "out", "differ in ['rms_norm_eps']", like=other)
+    with pytest.raises(ValueError, match="describe different models"):
+        verify(other, megatron)
+
+
+def test_configs_that_are_none(hf, tmp_path):
+    good = json.loads((hf / "config.json").read_text())
+    for config, part in (
+        ([], "model_type is None"),
+        ({}, "model_type is None"),
+        ({key: value for key, value in good.items() if key != "vision_config"}, "'vision_config' is missing"),
+        (good | {"vision_config": 3}, "an entry is no size of a model"),
+        (good | {"text_config": good["text_config"] | {"hidden_size": "wide"}}, "an entry is no size of a model"),
+        (good | {"text_config": good["text_config"] | {"num_attention_heads": 0}}, "an entry is no size of a model"),
+    ):
+        (hf / "config.json").write_text(json.dumps(config))
+        refused(hf_to_megatron, hf, tmp_path / "out", "config.json", part)
+    (hf / "config.json").write_text("{")
+    refused(hf_to_megatron, hf, tmp_path / "out", "config.json is not valid JSON")
+    (hf / "config.json").unlink()
+    refused(hf_to_megatron, hf, tmp_path / "out", str(hf), "config.json is missing")
+
+
 def test_a_checkpoint_of_other_sizes(megatron, tmp_path):
     wider = make_model(tmp_path / "wider", hidden_size=256, num_heads=8, num_kv_heads=4, ffn_size=512)
+    refused(megatron_to_hf, megatron, tmp_path / "out", "differ in ['ffn_size']", like=wider)
+    shutil.rmtree(megatron / "hf")
     refused(megatron_to_hf, megatron, tmp_path / "out", "[3, 512, 256], expected [3, 1024, 256]", like=wider)
 
 
