@@ -6,7 +6,7 @@ import io
 import pickle
 import zipfile
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -14,6 +14,12 @@ from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import Metadata
 
 from megatron_eureka.weights.torch_dist import data_offset
+
+_STORAGES = {
+    torch.float32: "torch.FloatStorage",
+    torch.bfloat16: "torch.BFloat16Storage",
+    torch.float16: "torch.HalfStorage",
+}
 
 
 @dataclass(frozen=True)
@@ -68,27 +74,27 @@ def load_metadata(file: Path) -> Metadata:
 
 
 @lru_cache(maxsize=4096)
-def _contiguous_tensor(pickled: bytes) -> bool:
-    """Whether an archive's description is that of a tensor which fills its storage in row-major order."""
+def _tensor_of(pickled: bytes) -> tuple[str, tuple[int, ...]] | None:
+    """Storage type and shape in an archive's description; None unless it fills its storage in row-major order."""
 
     class Look(pickle.Unpickler):
+        """Calls nothing that the pickle names."""
+
         def find_class(self, module: str, name: str):
             if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-                return lambda storage, offset, size, stride, *rest: (storage, offset, size, stride)
-            if (module, name) == ("collections", "OrderedDict"):
-                return dict
-            return partial(lambda name: name, f"{module}.{name}")
+                return lambda storage, offset, size, stride, *_: (storage, offset, size, stride)
+            return dict if (module, name) == ("collections", "OrderedDict") else f"{module}.{name}"
 
         def persistent_load(self, pid):
             return pid
 
-    storage, offset, size, stride = Look(io.BytesIO(pickled)).load()
+    (_, storage, _, _, num_elements), offset, size, stride = Look(io.BytesIO(pickled)).load()
     expected, step = [], 1
     for length in reversed(size):
         expected.insert(0, step)
         step *= length
-    matches = all(got == want or length == 1 for got, want, length in zip(stride, expected, size, strict=True))
-    return offset == 0 and matches and storage[-1] == step
+    row_major = all(got == want or length == 1 for got, want, length in zip(stride, expected, size, strict=True))
+    return (storage, tuple(size)) if offset == 0 and row_major and num_elements == step else None
 
 
 class _Part(io.RawIOBase):
@@ -118,21 +124,27 @@ class _Part(io.RawIOBase):
         return len(data)
 
 
-def find_raw_data(file: Path, place: _StorageInfo) -> RawData:
+def find_raw_data(file: Path, place: _StorageInfo, sizes: tuple[int, ...], dtype: torch.dtype) -> RawData:
     """Where the raw bytes of a chunk lie, from the directory of its archive.
 
+    Args:
+        sizes, dtype: of the chunk, by the index.
+
     Raises:
-        ValueError: the archive is damaged, or holds anything but one contiguous tensor.
+        ValueError: the archive is damaged, or holds anything but one contiguous tensor of these sizes and this dtype.
     """
     try:
         with open(file, "rb") as stream:
             archive = _Part(stream, place.offset, place.length)
             with zipfile.ZipFile(archive) as directory:
                 records = {item.filename.partition("/")[2]: item for item in directory.infolist()}
-                record, description = records["data/0"], directory.read(records["data.pkl"])
-            if record.compress_type != zipfile.ZIP_STORED or not _contiguous_tensor(description):
-                raise ValueError(f"{file} holds a tensor at {place.offset} in a form that this reader does not know.")
+                record, found = records["data/0"], _tensor_of(directory.read(records["data.pkl"]))
             offset = place.offset + data_offset(archive, record)
-            return RawData(file, offset, record.file_size, record.CRC)
-    except (zipfile.BadZipFile, KeyError, pickle.UnpicklingError, EOFError) as error:
+    except (zipfile.BadZipFile, KeyError, IndexError, TypeError, ValueError, EOFError, pickle.UnpicklingError) as error:
         raise ValueError(f"{file} is damaged at {place.offset}: {error}. Copy the checkpoint again.") from error
+    if record.compress_type != zipfile.ZIP_STORED or found != (_STORAGES.get(dtype), sizes):
+        raise ValueError(
+            f"{file} holds {found or 'a tensor with gaps'} at {place.offset}, but by the index it is {list(sizes)} of "
+            f"{dtype}: the files belong to another checkpoint. Copy it again."
+        )
+    return RawData(file, offset, record.file_size, record.CRC)

@@ -30,7 +30,9 @@ class _Box:
     starts: tuple[int, ...]
     sizes: tuple[int, ...]
     place: _StorageInfo
-    skip: int  # elements of earlier layers in the same chunk
+    chunk: tuple[int, ...]  # sizes of the chunk
+    dtype: torch.dtype
+    skip: int = 0  # elements of earlier layers in the chunk
 
 
 class TorchDistReader:
@@ -83,10 +85,10 @@ class TorchDistReader:
             if index.fqn.startswith(LAYERS) and not index.fqn.removeprefix(LAYERS)[0].isdigit():
                 each = torch.Size(sizes[1:]).numel()
                 for number in range(sizes[0]):
-                    box = _Box(starts[1:], sizes[1:], place, number * each)
+                    box = _Box(starts[1:], sizes[1:], place, sizes, tensor.properties.dtype, number * each)
                     self._boxes[index.fqn, starts[0] + number].append(box)
             else:
-                self._boxes[index.fqn, None].append(_Box(starts, sizes, place, 0))
+                self._boxes[index.fqn, None].append(_Box(starts, sizes, place, sizes, tensor.properties.dtype))
         for key, tensor in self.tensors.items():
             if not key.startswith(RUN_STATE) and volumes[key] != tensor.size.numel():
                 raise ValueError(
@@ -155,7 +157,7 @@ class TorchDistReader:
                 offset = (box.skip + (first - box.starts[0]) * columns) * itemsize
                 part = target[(first - start) * width * itemsize : (last - start) * width * itemsize]
                 if columns == width:
-                    self._read(box.place, part, offset)
+                    self._read(box, part, offset)
                 else:
                     self._read_columns(box, part, offset, width * itemsize, columns * itemsize)
                 filled += (last - first) * columns * itemsize
@@ -169,20 +171,20 @@ class TorchDistReader:
     def _read_columns(self, box: _Box, target: memoryview, offset: int, row_bytes: int, column_bytes: int) -> None:
         rows = len(target) // row_bytes
         part = bytearray(rows * column_bytes)
-        self._read(box.place, memoryview(part), offset)
+        self._read(box, memoryview(part), offset)
         left = box.starts[1] * (column_bytes // box.sizes[1])
         whole = torch.frombuffer(target, dtype=torch.uint8).view(rows, row_bytes)
         whole[:, left : left + column_bytes] = torch.frombuffer(part, dtype=torch.uint8).view(rows, column_bytes)
 
-    def _read(self, place: _StorageInfo, target: memoryview, offset: int) -> None:
-        raw = self.raw_data(place)
+    def _read(self, box: _Box, target: memoryview, offset: int) -> None:
+        raw = self._raw_data(box)
         read_exactly(self._files.descriptor(raw.file), target, raw.offset + offset, raw.file)
 
-    def raw_data(self, place: _StorageInfo) -> RawData:
+    def _raw_data(self, box: _Box) -> RawData:
         """Where a chunk's raw bytes lie; looked up in its archive once."""
-        key = (place.relative_path, place.offset)
+        file, key = self.folder / box.place.relative_path, (box.place.relative_path, box.place.offset)
         if key not in self._raw:
-            self._raw[key] = find_raw_data(self.folder / place.relative_path, place)
+            self._raw[key] = find_raw_data(file, box.place, box.chunk, box.dtype)
         return self._raw[key]
 
     def check_sums(self, stored: Stored) -> None:
@@ -192,7 +194,7 @@ class TorchDistReader:
             ValueError: one differs; the file is named.
         """
         for box in self._boxes_of(stored):
-            raw, found = self.raw_data(box.place), 0
+            raw, found = self._raw_data(box), 0
             buffer = memoryview(bytearray(min(CHECK_BYTES, raw.num_bytes)))
             for offset in range(0, raw.num_bytes, CHECK_BYTES):
                 part = buffer[: min(CHECK_BYTES, raw.num_bytes - offset)]

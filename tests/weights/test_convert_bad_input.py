@@ -269,6 +269,16 @@ def test_chunks_that_overlap(megatron, tmp_path):
     refused(megatron_to_hf, megatron, tmp_path / "out", "word_embeddings.weight", "overlap")
 
 
+def test_files_of_another_checkpoint(untied, converted, megatron, tmp_path):
+    """Of another dtype, whose archives have the same size and lie at the same places."""
+    for name, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
+        hf_to_megatron(untied, tmp_path / name, dtype=dtype)
+    one, other = (tmp_path / name / "__0_0.distcp" for name in ("bf16", "fp16"))
+    assert one.stat().st_size == other.stat().st_size
+    shutil.copy(other, one)
+    refused(megatron_to_hf, tmp_path / "bf16", tmp_path / "out", "__0_0.distcp", "belong to another checkpoint")
+
+
 def test_a_folder_of_equal_shapes_but_another_config(megatron, untied, tmp_path):
     other = shutil.copytree(untied, tmp_path / "other")
     config = json.loads((other / "config.json").read_text())
