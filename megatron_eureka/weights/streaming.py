@@ -99,10 +99,12 @@ class Streamer:
         found, cast = self._hashes
         return {name: value.hexdigest() for name, value in (found if read else found | cast).items()}
 
-    def _buffer(self, num_bytes: int) -> memoryview:
-        if len(getattr(self._local, "buffer", b"")) < num_bytes:
-            self._local.buffer = bytearray(max(num_bytes, BLOCK_BYTES))
-        return memoryview(self._local.buffer)[:num_bytes]
+    def _buffer(self, num_bytes: int, use: str = "read") -> memoryview:
+        """Memory of this thread's own, used again for each block."""
+        buffers = self._local.__dict__
+        if len(buffers.get(use, b"")) < num_bytes:
+            buffers[use] = bytearray(max(num_bytes, BLOCK_BYTES))
+        return memoryview(buffers[use])[:num_bytes]
 
     def _hash(self, which: int, name: str, data: memoryview) -> None:
         if name not in self._hashes[which]:
@@ -118,10 +120,11 @@ class Streamer:
             raise ValueError(f"{what} holds {int((~finite).sum())} values that are infinite or no numbers.")
         if found == wanted:
             return block
-        cast = values.to(wanted)
+        result = self._buffer(len(values) * wanted.itemsize, "cast")
+        cast = torch.frombuffer(result, dtype=wanted).copy_(values)
         if not torch.equal(cast.isfinite(), finite):
             raise ValueError(f"{what} holds values too large for {wanted}. Choose another dtype.")
-        return memoryview(cast.view(torch.uint8).numpy())
+        return result
 
 
 def hash_weights(tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...], str]]) -> str:
