@@ -47,16 +47,34 @@ def find_model_folder(path: str | Path) -> ModelFolder:
                 f"missing. Copy the model's config, tokenizer and processor files into {path / HF_PART}."
             )
         return ModelFolder(path, "megatron", path / HF_PART)
-    inside = sorted(child.name for child in path.iterdir() if child.is_dir() and is_megatron_checkpoint(child))
-    hint = f" It holds the checkpoints {', '.join(inside)}: give one of them." if inside else ""
     raise ValueError(
-        f"{path} is no model folder: config.json is missing (Hugging Face), and so is {BACKEND_FILE} (Megatron).{hint}"
+        f"{path} is no model folder: config.json is missing (Hugging Face), and so is {BACKEND_FILE} (Megatron)."
+        f"{checkpoints_inside(path)}"
     )
+
+
+def checkpoints_inside(path: Path) -> str:
+    """A sentence about the Megatron checkpoints in a folder, for those who gave it instead of one of them."""
+    places = [path, path / "checkpoints"]  # a folder of checkpoints; a run
+    inside = [
+        str(child.relative_to(path))
+        for place in places
+        if place.is_dir()
+        for child in sorted(place.iterdir())
+        if is_megatron_checkpoint(child)
+    ]
+    return f" It holds the checkpoints {', '.join(inside)}: give one of them." if inside else ""
 
 
 def is_megatron_checkpoint(path: Path) -> bool:
     """Whether Megatron-Core's `dist_checkpointing` wrote, or would load, this folder."""
+    return sharded_backend(path) is not None
+
+
+def sharded_backend(path: Path) -> str | None:
+    """The format of a Megatron checkpoint; None of any other folder."""
     try:
-        return "sharded_backend" in json.loads((path / BACKEND_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
+        content = json.loads((path / BACKEND_FILE).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+    return content.get("sharded_backend") if isinstance(content, dict) else None

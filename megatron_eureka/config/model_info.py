@@ -8,6 +8,8 @@ from pathlib import Path
 
 from megatron_eureka.config.model_folder import find_model_folder
 
+_NO_SIZES = ("rms_norm_eps", "rope_theta", "mrope_section", "tied", "vision")
+
 
 @dataclass(frozen=True)
 class VisionInfo:
@@ -65,36 +67,44 @@ class ModelInfo:
         if kind != "qwen2_5_vl":
             raise ValueError(f"{origin}: model_type is {kind!r}, expected 'qwen2_5_vl'.")
         try:
-            text, vision = raw.get("text_config") or raw, raw["vision_config"]
-            rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
-            return cls(
-                hidden_size=text["hidden_size"],
-                num_layers=text["num_hidden_layers"],
-                num_heads=text["num_attention_heads"],
-                num_kv_heads=text["num_key_value_heads"],
-                head_dim=text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"],
-                ffn_size=text["intermediate_size"],
-                vocab_size=text["vocab_size"],
-                tied=bool(raw.get("tie_word_embeddings", text.get("tie_word_embeddings", False))),
-                rms_norm_eps=text["rms_norm_eps"],
-                rope_theta=float(rope.get("rope_theta") or text["rope_theta"]),
-                mrope_section=tuple(rope["mrope_section"]),
-                max_positions=text["max_position_embeddings"],
-                image_token_id=raw["image_token_id"],
-                vision_start_token_id=raw["vision_start_token_id"],
-                vision=VisionInfo(
-                    depth=vision["depth"],
-                    hidden_size=vision["hidden_size"],
-                    ffn_size=vision["intermediate_size"],
-                    num_heads=vision["num_heads"],
-                    out_hidden_size=vision.get("out_hidden_size", text["hidden_size"]),
-                    patch_size=vision.get("patch_size", 14),
-                    temporal_patch_size=vision.get("temporal_patch_size", 2),
-                    spatial_merge_size=vision.get("spatial_merge_size", 2),
-                    in_channels=vision.get("in_channels", vision.get("in_chans", 3)),
-                ),
-            )
+            info = cls._read(raw)
         except KeyError as error:
             raise ValueError(f"{origin}: {error.args[0]!r} is missing.") from error
         except (TypeError, AttributeError, ValueError, ZeroDivisionError) as error:
             raise ValueError(f"{origin}: an entry is no size of a model: {error}.") from error
+        for name, value in (vars(info) | vars(info.vision)).items():
+            if name not in _NO_SIZES and (type(value) is not int or value < 0):
+                raise ValueError(f"{origin}: an entry is no size of a model: {name} is {value!r}.")
+        return info
+
+    @classmethod
+    def _read(cls, raw: dict) -> ModelInfo:
+        text, vision = raw.get("text_config") or raw, raw["vision_config"]
+        rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
+        return cls(
+            hidden_size=text["hidden_size"],
+            num_layers=text["num_hidden_layers"],
+            num_heads=text["num_attention_heads"],
+            num_kv_heads=text["num_key_value_heads"],
+            head_dim=text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"],
+            ffn_size=text["intermediate_size"],
+            vocab_size=text["vocab_size"],
+            tied=bool(raw.get("tie_word_embeddings", text.get("tie_word_embeddings", False))),
+            rms_norm_eps=text["rms_norm_eps"],
+            rope_theta=float(rope.get("rope_theta") or text["rope_theta"]),
+            mrope_section=tuple(rope["mrope_section"]),
+            max_positions=text["max_position_embeddings"],
+            image_token_id=raw["image_token_id"],
+            vision_start_token_id=raw["vision_start_token_id"],
+            vision=VisionInfo(
+                depth=vision["depth"],
+                hidden_size=vision["hidden_size"],
+                ffn_size=vision["intermediate_size"],
+                num_heads=vision["num_heads"],
+                out_hidden_size=vision.get("out_hidden_size", text["hidden_size"]),
+                patch_size=vision.get("patch_size", 14),
+                temporal_patch_size=vision.get("temporal_patch_size", 2),
+                spatial_merge_size=vision.get("spatial_merge_size", 2),
+                in_channels=vision.get("in_channels", vision.get("in_chans", 3)),
+            ),
+        )

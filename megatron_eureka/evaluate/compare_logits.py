@@ -9,12 +9,13 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
-from megatron_eureka.config.model_info import ModelInfo
+from megatron_eureka.config.model_info import ModelInfo, VisionInfo
 from megatron_eureka.config.schema import Config
 from megatron_eureka.data.packing import Item, pack
 from megatron_eureka.log import logger
@@ -22,7 +23,7 @@ from megatron_eureka.model.checkpoint import load_megatron
 from megatron_eureka.model.qwen2_5_vl import build_model
 from megatron_eureka.model.reference import reference_logits
 from megatron_eureka.model.rows import to_device
-from megatron_eureka.model.tower import run_tower
+from megatron_eureka.model.tower import PixelSource, run_tower
 from megatron_eureka.parallel import groups
 from megatron_eureka.parallel.layout import Layout
 from megatron_eureka.types import ImageKey, Prompt
@@ -66,9 +67,10 @@ def compare_logits(hf: str | Path, megatron: str | Path) -> LogitComparison:
     info = ModelInfo.from_folder(hf)
     prompts = made_up_prompts(info)
     logger.info("running transformers on %s", hf)
+    pixels = partial(random_pixels, info.vision)
     expected = reference_logits(hf, prompts, pixels)
     logger.info("running Megatron-Core on %s", megatron)
-    got = _megatron_logits(megatron, info, prompts)
+    got = _megatron_logits(megatron, info, prompts, pixels)
     one, two = torch.cat(expected), torch.cat(got)
     return LogitComparison(
         num_positions=len(one),
@@ -96,17 +98,20 @@ def _prompt(info: ModelInfo, number: int, grids: tuple[tuple[int, int, int], ...
 
 def _picture(grid: tuple[int, int, int], merge_size: int) -> ImageKey:
     time, height, width = grid
-    return ImageKey(f"{height} x {width}", grid, time * height * width // merge_size**2)
+    return ImageKey(f"{time} x {height} x {width}", grid, time * height * width // merge_size**2)
 
 
-def pixels(image: ImageKey) -> torch.Tensor:
-    """Random patches of a picture, the same for the same grid."""
+def random_pixels(vision: VisionInfo, image: ImageKey) -> torch.Tensor:
+    """Random patches of a picture [patches, channels * time * patch * patch], the same for the same grid."""
     time, height, width = image.grid_thw
     generator = torch.Generator().manual_seed(height * 100 + width)
-    return torch.randn(time * height * width, 3 * 2 * 14 * 14, generator=generator)
+    patch = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+    return torch.randn(time * height * width, patch, generator=generator)
 
 
-def _megatron_logits(folder: str | Path, info: ModelInfo, prompts: list[Prompt]) -> list[torch.Tensor]:
+def _megatron_logits(
+    folder: str | Path, info: ModelInfo, prompts: list[Prompt], pixels: PixelSource
+) -> list[torch.Tensor]:
     config = Config.model_validate({"model": {"path": str(folder)}, "precision": {"dtype": "fp32"}})
     with tempfile.TemporaryDirectory() as rendezvous:
         backend = "nccl" if torch.cuda.is_available() else "gloo"
@@ -115,13 +120,15 @@ def _megatron_logits(folder: str | Path, info: ModelInfo, prompts: list[Prompt])
             process_groups = groups.start(Layout(), seed=0)
             model = build_model(str(folder), config, process_groups)
             load_megatron(folder, model, info)
-            return list(_forward(model[0], info, prompts))
+            return list(_forward(model[0], info, prompts, pixels))
         finally:
             groups.stop()
 
 
 @torch.no_grad()
-def _forward(model: torch.nn.Module, info: ModelInfo, prompts: list[Prompt]) -> Iterator[torch.Tensor]:
+def _forward(
+    model: torch.nn.Module, info: ModelInfo, prompts: list[Prompt], pixels: PixelSource
+) -> Iterator[torch.Tensor]:
     for prompt in prompts:
         item = Item(prompt, (), ())
         row = to_device(pack([item], prompt.num_tokens, info.image_token_id, info.vision.spatial_merge_size))

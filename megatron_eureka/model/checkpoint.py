@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.core import CheckpointingException
 from megatron.core.dist_checkpointing.mapping import ShardedObject
@@ -16,6 +17,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.model.qwen2_5_vl import Qwen2_5_VL
 from megatron_eureka.weights.companions import read_description
+from megatron_eureka.weights.integrity import check_hashes, check_share
 from megatron_eureka.weights.stored import stored_rules, stored_tensor
 from megatron_eureka.weights.torch_dist import METADATA
 from megatron_eureka.weights.torch_dist_index import load_metadata
@@ -33,18 +35,34 @@ def load_megatron(folder: str | Path, chunks: Sequence[Qwen2_5_VL], info: ModelI
 
     Raises:
         ValueError: a tensor is missing, unknown or misshapen, a file is missing or damaged, or another version of the
-            table of weights wrote the checkpoint. Keys and shapes are compared before anything is read, on every rank
-            against the whole model, so that all ranks refuse together.
+            table of weights wrote the checkpoint; or its bytes are not those that were written, by its hash or by its
+            check sums. All of it is looked at before anything is loaded, so that all ranks refuse together.
     """
     reader = TorchDistReader(folder)
     tensors = [stored_tensor(rule) for rule in stored_rules(info)]
     reader.check_model(tensors, info.num_layers)
+    _check_bytes(folder, info)
     one_by_one = any(reader.key_of(tensor) != tensor.key for tensor in tensors)
     metadata = {"non_homogeneous_layers": one_by_one}
     state = {str(number): chunk.sharded_state_dict(metadata=metadata) for number, chunk in enumerate(chunks)}
     loaded = load_sharded(state, folder, extra_state=False)
     for number, chunk in enumerate(chunks):
         chunk.load_state_dict(loaded[str(number)])
+
+
+def _check_bytes(folder: str | Path, info: ModelInfo) -> None:
+    """Read all of it once, each rank a share: the loaders of torch and Megatron-Core do not look at check sums."""
+    mine: dict[str, str] | str
+    try:
+        mine = check_share(folder, info, dist.get_rank(), dist.get_world_size())
+    except (ValueError, OSError) as error:  # the other ranks wait for an answer
+        mine = str(error)
+    answers: list = [None] * dist.get_world_size()
+    dist.all_gather_object(answers, mine)
+    for answer in answers:
+        if isinstance(answer, str):
+            raise ValueError(answer)
+    check_hashes(folder, info, {name: value for answer in answers for name, value in answer.items()})
 
 
 def load_sharded(

@@ -23,7 +23,7 @@ from megatron_eureka.weights.stored import (
     stored_rules,
     stored_tensor,
 )
-from megatron_eureka.weights.table import Rule
+from megatron_eureka.weights.table import Rule, hf_tensors
 from megatron_eureka.weights.torch_dist import StoredChunk, empty_object
 
 MAX_CHUNK_BYTES = 16 << 20  # a rank that reads a chunk holds all of it in memory
@@ -90,6 +90,8 @@ def plan_checkpoint(
                 chunks.append(chunk)
             placed.append(Transfer(rows, tuple(chunks)))
         transfers.append(tuple(placed))
+    used = {source.name for rule in stored_rules(info) for source in rule.sources}
+    assert used == hf_tensors(info).keys(), f"no rule stores {sorted(hf_tensors(info).keys() - used)}"
     last = max(filled)
     place = (last, filled[last], len(empty_object()))
     filled[last] += place[2]

@@ -23,6 +23,9 @@ def copy_companions(like: str | Path, target: Path, dtype: torch.dtype | None = 
     for file in sorted(Path(like).iterdir()):
         if file.is_file() and file.suffix in _SUFFIXES and not file.name.endswith(".index.json"):
             shutil.copyfile(file, target / file.name)
+    for file in sorted(Path(like).glob("additional_chat_templates/*.jinja")):
+        (target / file.parent.name).mkdir(exist_ok=True)
+        shutil.copyfile(file, target / file.parent.name / file.name)
     if dtype is not None:
         _set_dtype(target / "config.json", str(dtype).removeprefix("torch."))
 
@@ -71,7 +74,7 @@ def describe(
         weights_hash, source_hash: see `Description`.
     """
     config = json.loads((Path(like) / "config.json").read_text(encoding="utf-8"))
-    architecture = (config.get("architectures") or ["Qwen2_5_VLForConditionalGeneration"])[0]
+    architecture = next(iter([*(config.get("architectures") or []), "Qwen2_5_VLForConditionalGeneration"]))
     description = Description(architecture, TABLE_VERSION, dict(layout), weights_hash, source_hash)
     (folder / DESCRIPTION).write_text(json.dumps(asdict(description), indent=2) + "\n", encoding="utf-8")
     (folder / HF_PART).mkdir()
@@ -91,9 +94,16 @@ def check_same_model(info: ModelInfo, given: str | Path, checkpoint: Path) -> No
     if not (own / "config.json").is_file():
         return
     theirs = ModelInfo.from_folder(own)
-    differing = [name for name, value in vars(info).items() if value != vars(theirs)[name]]
+    differing = [
+        f"{name} ({value} and {vars(theirs)[name]})"
+        for name, value in vars(info).items()
+        if value != vars(theirs)[name]
+    ]
     if differing:
-        raise ValueError(f"{given} and the config in {own} describe different models: they differ in {differing}.")
+        raise ValueError(
+            f"{given} and the config in {own} describe different models: they differ in {', '.join(differing)}. Give "
+            "the folder that the checkpoint was made from."
+        )
 
 
 def read_description(folder: Path) -> Description | None:

@@ -47,11 +47,24 @@ def clear_errors(target: Path, done: str = "written") -> Iterator[None]:
         yield
     except OSError as error:
         raise RuntimeError(
-            f"{target} could not be {done}: {error}. Nothing half-written is left. Free some space or mend the file "
-            "system, then start again."
+            f"{target} was not {done}: {error}. Nothing half-written is left. Mend what is named (free space, "
+            "permissions, the file system), then start again."
         ) from error
 
 
 def hash_tensors(tensors: Mapping[str, HfTensor], dtypes: Mapping[str, torch.dtype], hashes: Mapping[str, str]) -> str:
     """The hash of a model from those of its tensors' bytes, by Hugging Face name."""
     return hash_weights({name: (dtypes[name], tensor.shape, hashes[name]) for name, tensor in tensors.items()})
+
+
+def refuse_other_hash(folder: str | Path, found: str, written: str | None) -> None:
+    """Compare the hash of what was read with the one that a checkpoint carries, if it does.
+
+    Raises:
+        ValueError: they differ.
+    """
+    if written not in (None, found):
+        raise ValueError(
+            f"The weights in {folder} have the hash {found}, but were written with {written}: the checkpoint is "
+            "damaged. Convert or copy it again."
+        )

@@ -18,7 +18,7 @@ class OpenFiles:
     def descriptor(self, file: Path) -> int:
         with self._lock:
             if file not in self._descriptors:
-                self._descriptors[file] = os.open(file, self._flags, 0o644)
+                self._descriptors[file] = os.open(file, self._flags, 0o666)
             return self._descriptors[file]
 
     def close(self) -> None:

@@ -66,15 +66,25 @@ class HfReader:
         if not index.is_file():
             return {}
         try:
-            return dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+            weight_map = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+            if not weight_map or not all(isinstance(shard, str) for shard in weight_map.values()):
+                raise ValueError("weight_map names no files")
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{index} is damaged ({error!r}); download the folder again.") from error
+        if (self.folder / SINGLE).is_file() and SINGLE not in weight_map.values():
+            raise ValueError(
+                f"{self.folder} holds {SINGLE} beside {INDEX}, which names other files: it is not clear which weights "
+                "are meant (transformers would take the single file). Remove one of the two."
+            )
+        return weight_map
 
     def _shards(self, weight_map: dict[str, str]) -> list[Path]:
         if not weight_map:
             single = self.folder / SINGLE
             if not single.is_file():
-                raise ValueError(f"{self.folder} holds neither {INDEX} nor {SINGLE}: no Hugging Face weights there.")
+                older = sorted(file.name for file in self.folder.glob("pytorch_model*.bin"))
+                hint = f" Write {older[0]} anew as safetensors, with transformers' save_pretrained." if older else ""
+                raise ValueError(f"{self.folder} holds neither {INDEX} nor {SINGLE}: no weights are there.{hint}")
             return [single]
         names = sorted(set(weight_map.values()))
         for name in names:
@@ -86,8 +96,11 @@ class HfReader:
         if file not in self._files:
             try:
                 self._files[file] = safe_open(file, framework="pt")
-            except (SafetensorError, OSError) as error:
+            except SafetensorError as error:
                 raise ValueError(f"{file} is damaged or cut off: {error}. Copy or download it again.") from error
+            except OSError as error:
+                reason = error.strerror or ("permission denied" if file.exists() else error)
+                raise ValueError(f"{file} cannot be read: {reason}.") from error
         return self._files[file]
 
     @property

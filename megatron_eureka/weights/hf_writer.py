@@ -89,7 +89,7 @@ class HfWriter:
         if not DTYPES.keys() >= self._all_dtypes:
             raise ValueError(f"Weights are written as one of {list(DTYPES)}, got {self._all_dtypes}.")
         self._heads, self._places = plan(tensors.values(), self._dtypes, max_shard_bytes)
-        self._new = NewFolder(folder, overwrite=overwrite, num_bytes=sum(self.file_bytes.values()), fsync=fsync)
+        self._new = NewFolder(folder, file_bytes=self.file_bytes, overwrite=overwrite, fsync=fsync)
         self._new.check()
         self._arrived = dict.fromkeys(self._places, 0)  # bytes
         self._files = OpenFiles(os.O_WRONLY | os.O_CREAT)
@@ -104,8 +104,12 @@ class HfWriter:
 
     def __enter__(self) -> HfWriter:
         self._new.__enter__()
-        for name, head in self._heads.items():
-            write_at(self._files.descriptor(self._new.path / name), memoryview(head), 0)
+        try:
+            for name, head in self._heads.items():
+                write_at(self._files.descriptor(self._new.path / name), memoryview(head), 0)
+        except BaseException as error:
+            self._close(error)
+            raise
         return self
 
     def write(self, name: str, tensor: torch.Tensor) -> None:
@@ -189,7 +193,7 @@ def save_hf(
     Raises:
         ValueError: the target exists; a tensor is unknown, misshapen, missing or came twice.
     """
-    NewFolder(folder).check()
+    NewFolder(folder, file_bytes={}).check()
     stream = iter(tensors)
     first = next(stream, None)
     if first is None:

@@ -2,128 +2,140 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import fcntl
+import json
 import os
 import shutil
+import socket
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
-# Files of which one at least marks a folder as a model's, so that `overwrite` cannot remove anything else.
-MODEL_FILES = ("config.json", "metadata.json", ".metadata")
+from megatron_eureka.config.model_folder import is_megatron_checkpoint
+
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux's renameat2
 
 
 class NewFolder:
-    """A folder in the making, under a hidden temporary name beside its final one. Use as a context manager.
+    """A folder in the making, under a hidden name of its own beside the final one. Use as a context manager.
 
     Leaving the block without an error renames it; leaving it with one removes it. A killed process leaves the hidden
-    folder, which the next one that writes the same target clears away. While one process writes, others are refused.
+    folder, which the next one on the same machine that writes the same target clears away.
 
     Args:
         folder: the final name. Its parents are made.
+        file_bytes: sizes of the files that must be there in the end, also for a look at the free space.
         overwrite: replace a model folder of that name, when the new one is whole and not before.
-        num_bytes: what will be written, for a look at the free space.
         fsync: have all bytes on the disk before the rename, which costs about as much as writing them. Without it a
             machine (not a process) that dies within seconds after the rename may lose some of them.
-
-    Raises:
-        ValueError: the target exists (or is no model folder, with `overwrite`), another process writes it, or the
-            disk has too little space.
     """
 
-    def __init__(self, folder: str | Path, *, overwrite: bool = False, num_bytes: int = 0, fsync: bool = True) -> None:
+    def __init__(
+        self, folder: str | Path, *, file_bytes: Mapping[str, int], overwrite: bool = False, fsync: bool = True
+    ) -> None:
         self.folder = Path(os.path.abspath(folder))
-        self.overwrite, self.num_bytes, self.fsync = overwrite, num_bytes, fsync
-        self.path = self.folder.with_name(f".{self.folder.name}.partial")  # where to write
-        self._previous = self.folder.with_name(f".{self.folder.name}.replaced")
+        self.file_bytes, self.overwrite, self.fsync = dict(file_bytes), overwrite, fsync
+        self.path = Path()  # where to write, inside the block
         self._lock = -1
 
-    def __enter__(self) -> NewFolder:
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = self._take()
-        try:
-            self._restore()
-            self.check()
-        except ValueError:
-            self._give_up()
-            raise
-        return self
-
-    def __exit__(self, kind, error, trace) -> None:
-        if error is not None:
-            self._give_up()
-            return
-        try:
-            if self.fsync:
-                _sync_tree(self.path)
-            self._check_target()  # a rename would silently replace an empty folder that appeared meanwhile
-            if self.folder.exists():
-                self.folder.rename(self._previous)
-            self.path.rename(self.folder)
-        except BaseException:
-            self._give_up()
-            raise
-        os.close(self._lock)
-        shutil.rmtree(self._previous, ignore_errors=True)
+    @property
+    def _replaced(self) -> Path:
+        return self.folder.with_name(f".{self.folder.name}.replaced")
 
     def check(self) -> None:
-        """Refuse what entering would refuse, but for another process that writes it.
+        """Refuse what cannot be written.
 
         Raises:
             ValueError: the target exists or is no model folder, or the disk has too little space.
         """
         self._check_target()
-        check_space(self.folder.parent, self.num_bytes)
+        _check_space(self.folder.parent, sum(self.file_bytes.values()))
+
+    def __enter__(self) -> NewFolder:
+        """Make the hidden folder.
+
+        Raises:
+            ValueError: see `check`; or another process on this machine writes the same target.
+        """
+        self.check()
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        hidden = f".{self.folder.name}.partial-{socket.gethostname()}-"
+        self._clear_leftovers(hidden)
+        self._restore()
+        while True:
+            self.path = Path(tempfile.mkdtemp(prefix=hidden, dir=self.folder.parent))
+            self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+            if self.path.exists():
+                break
+            os.close(self._lock)  # cleared away by another one in the moment before the lock
+        self.path.chmod(0o777 & ~_umask())  # a temporary folder is for its owner alone
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        try:
+            if error is None:
+                self._finish()
+        finally:
+            shutil.rmtree(self.path, ignore_errors=True)  # after a rename there is nothing of that name
+            os.close(self._lock)
+
+    def _finish(self) -> None:
+        for name, size in self.file_bytes.items():
+            file = self.path / name
+            if not file.is_file() or file.stat().st_size != size:
+                raise RuntimeError(f"{file} is gone or was changed by another program, so {self.folder} is not made.")
+        if self.fsync:
+            _sync_tree(self.path)
+        self._check_target()  # a rename would silently replace an empty folder that appeared meanwhile
+        if self.folder.exists():
+            self._replace()
+        else:
+            self.path.rename(self.folder)
+
+    def _replace(self) -> None:
+        try:
+            _exchange(self.path, self.folder)  # the old one now has the hidden name, and is removed with it
+            return
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+                raise
+        self.folder.rename(self._replaced)  # a file system that cannot exchange two names
+        try:
+            self.path.rename(self.folder)
+        except BaseException:
+            self._replaced.rename(self.folder)
+            raise
+        shutil.rmtree(self._replaced, ignore_errors=True)
+
+    def _restore(self) -> None:
+        """Finish or undo a replacement in which a process was killed between its two renames."""
+        if self._replaced.is_dir() and not self._replaced.is_symlink():
+            shutil.rmtree(self._replaced) if self.folder.exists() else self._replaced.rename(self.folder)
+            self._check_target()
 
     def _check_target(self) -> None:
         if self.folder.is_symlink() or (self.folder.exists() and not self.overwrite):
             raise ValueError(f"{self.folder} exists already. Give a new name or remove it first.")
-        if not self.folder.exists():
-            return
-        is_empty = self.folder.is_dir() and not any(self.folder.iterdir())
-        if not is_empty and not any((self.folder / name).is_file() for name in MODEL_FILES):
+        if self.folder.exists() and not _is_model_folder(self.folder):
             raise ValueError(f"{self.folder} is no model folder, so it is not overwritten. Give another name.")
 
-    def _take(self) -> int:
-        """Make the temporary folder and lock it; the lock is the operating system's and goes with the process."""
-        while True:
-            self.path.mkdir(exist_ok=True)
-            lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+    def _clear_leftovers(self, hidden: str) -> None:
+        """Remove what killed processes left; the lock is the operating system's and goes with its process."""
+        for leftover in self.folder.parent.iterdir():
+            if not leftover.name.startswith(hidden) or leftover.is_symlink() or not leftover.is_dir():
+                continue
+            lock = os.open(leftover, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(leftover)
             except BlockingIOError:
+                message = f"Another process is writing {self.folder}. Wait for it, or give another name."
+                raise ValueError(message) from None
+            finally:
                 os.close(lock)
-                raise ValueError(
-                    f"Another process is writing {self.folder}. Wait for it, or give another name."
-                ) from None
-            if self.path.exists() and os.path.samestat(os.fstat(lock), self.path.stat()):
-                break
-            os.close(lock)  # the other process finished in between: what was locked has got its final name
-        for leftover in self.path.iterdir():  # of a killed process
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-        return lock
-
-    def _restore(self) -> None:
-        """Finish or undo a replacement in which a process was killed between its two renames."""
-        if self._previous.exists():
-            shutil.rmtree(self._previous) if self.folder.exists() else self._previous.rename(self.folder)
-
-    def _give_up(self) -> None:
-        shutil.rmtree(self.path, ignore_errors=True)
-        os.close(self._lock)
-
-
-def check_space(folder: Path, num_bytes: int) -> None:
-    """Refuse to start what the file system of `folder` (or of its nearest existing parent) cannot hold.
-
-    Raises:
-        ValueError: with both sizes.
-    """
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    free = shutil.disk_usage(existing).free
-    if num_bytes > free:
-        raise ValueError(
-            f"{folder} has {free / 1e9:.2f} GB free, {num_bytes / 1e9:.2f} GB are needed. Free some space, or write "
-            "to another file system."
-        )
 
 
 def check_apart(source: Path, target: Path) -> None:
@@ -135,6 +147,50 @@ def check_apart(source: Path, target: Path) -> None:
     source, target = source.resolve(), target.resolve()
     if source == target or source in target.parents or target in source.parents:
         raise ValueError(f"{target} and its source {source} lie inside each other. Write to a folder beside it.")
+
+
+def _is_model_folder(folder: Path) -> bool:
+    """Whether a folder is empty or holds a model, so that replacing it removes nothing else."""
+    if not folder.is_dir():
+        return False
+    if is_megatron_checkpoint(folder) or not any(folder.iterdir()):
+        return True
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and "model_type" in config and any(folder.glob("*.safetensors"))
+
+
+def _check_space(folder: Path, num_bytes: int) -> None:
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise ValueError(f"{existing} is no folder that may be written to. Give another target.")
+    free = shutil.disk_usage(existing).free
+    if num_bytes > free:
+        raise ValueError(
+            f"{folder} has {free / 1e9:.2f} GB free, {num_bytes / 1e9:.2f} GB are needed. Free some space, or write "
+            "to another file system."
+        )
+
+
+def _exchange(one: Path, other: Path) -> None:
+    """Swap two names in one step (Linux's renameat2).
+
+    Raises:
+        OSError: the system or the file system cannot.
+    """
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    if renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(other))
+
+
+def _umask() -> int:
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
 
 
 def _sync_tree(folder: Path) -> None:

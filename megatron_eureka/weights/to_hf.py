@@ -12,7 +12,7 @@ from megatron_eureka.config.model_folder import find_model_folder
 from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.log import ByteProgress
 from megatron_eureka.weights.companions import check_same_model, read_description
-from megatron_eureka.weights.conversion import Conversion, clear_errors, hash_tensors
+from megatron_eureka.weights.conversion import Conversion, clear_errors, hash_tensors, refuse_other_hash
 from megatron_eureka.weights.hf_writer import DEFAULT_SHARD_BYTES, HfWriter
 from megatron_eureka.weights.new_folder import check_apart
 from megatron_eureka.weights.stored import stored_cuts, stored_rules, stored_tensor
@@ -54,7 +54,7 @@ def megatron_to_hf(
     """
     megatron, hf = Path(megatron), Path(hf)
     reader, description = TorchDistReader(megatron), read_description(megatron)
-    like = Path(like) if like else find_model_folder(megatron).hf
+    like = find_model_folder(like or megatron).hf
     info = ModelInfo.from_folder(like)
     check_same_model(info, like, megatron)
     rules, tensors = stored_rules(info), hf_tensors(info)
@@ -79,12 +79,7 @@ def megatron_to_hf(
                     writer.write_bytes(name, row * row_elements * wanted[name].itemsize, data)
 
         streamer.run(rules, work)
-        stored_hash = hash_tensors(tensors, found, streamer.hashes(read=True))
-        if expected not in (None, stored_hash):
-            raise ValueError(
-                f"The weights in {megatron} have the hash {stored_hash}, but were written with {expected}: the "
-                "checkpoint is damaged. Convert or copy it again."
-            )
+        refuse_other_hash(megatron, hash_tensors(tensors, found, streamer.hashes(read=True)), expected)
     weights_hash = hash_tensors(tensors, wanted, streamer.hashes())
     return Conversion(hf, len(tensors), writer.file_bytes, time.monotonic() - begin, weights_hash)
 

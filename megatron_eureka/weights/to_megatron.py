@@ -22,7 +22,7 @@ from megatron_eureka.weights.hf_reader import HfReader
 from megatron_eureka.weights.load import check_hf_keys
 from megatron_eureka.weights.new_folder import NewFolder, check_apart
 from megatron_eureka.weights.stored import stored_rules, stored_tensor
-from megatron_eureka.weights.streaming import Streamer, default_workers
+from megatron_eureka.weights.streaming import BLOCK_BYTES, Streamer, default_workers
 from megatron_eureka.weights.table import EMBEDDING, hf_tensors
 from megatron_eureka.weights.torch_dist import StoredChunk, empty_object, write_index
 
@@ -67,14 +67,14 @@ def hf_to_megatron(
     found = {name: reader.dtype(name) for name in tensors}
     stored = dict.fromkeys(tensors, dtype) if dtype else found
     plan = plan_checkpoint(info, _dtypes_of_rules(reader, info, stored), tp=tp, pp=pp, vpp=vpp)
-    new = NewFolder(megatron, overwrite=overwrite, num_bytes=plan.num_bytes, fsync=fsync)
+    new = NewFolder(megatron, file_bytes=plan.file_bytes, overwrite=overwrite, fsync=fsync)
+    new.check()
+    _check_second_head(reader, info)
     if dry_run:
-        new.check()
         return Conversion(megatron, len(tensors), plan.file_bytes)
     begin, num_bytes = time.monotonic(), sum(reader.place(name).num_bytes for name in tensors)
     with clear_errors(megatron), new, ByteProgress(f"{hf.name} to Megatron", num_bytes) as progress:
         streamer = Streamer(workers or default_workers(), progress, check_finite=check_finite)
-        _check_second_head(reader, info)
         _write_chunks(reader, plan, new.path, streamer)
         weights_hash = hash_tensors(tensors, stored, streamer.hashes())
         source_hash = hash_tensors(tensors, found, streamer.hashes(read=True))
@@ -106,18 +106,18 @@ def _check_second_head(reader: HfReader, info: ModelInfo) -> None:
     head = "lm_head.weight"
     if not info.tied or head not in reader.names:
         return
-    size = reader.place(EMBEDDING).num_bytes
-    step = 1 << 20
-    one, two = bytearray(step), bytearray(step)
-    for start in range(0, size, step):
-        length = min(step, size - start)
-        for name, buffer in ((EMBEDDING, one), (head, two)):
-            reader.read_bytes(name, start, memoryview(buffer)[:length])
-        if one != two:
-            raise ValueError(
-                f"{head!r} in {reader.file_of(head)} differs from {EMBEDDING!r}, though config.json says that they are "
-                "tied. Set tie_word_embeddings to false there, or remove the tensor."
-            )
+    places = [reader.place(name) for name in (EMBEDDING, head)]
+    same, size = len({(place.shape, place.dtype) for place in places}) == 1, places[0].num_bytes
+    blocks = [bytearray(BLOCK_BYTES), bytearray(BLOCK_BYTES)]
+    for start in range(0, size if same else 0, BLOCK_BYTES):
+        for name, block in zip((EMBEDDING, head), blocks, strict=True):
+            reader.read_bytes(name, start, memoryview(block)[: min(BLOCK_BYTES, size - start)])
+        same = same and blocks[0] == blocks[1]
+    if not same:
+        raise ValueError(
+            f"{head!r} in {reader.file_of(head)} differs from {EMBEDDING!r}, though config.json says that they are "
+            "tied. Set tie_word_embeddings to false there, or remove the tensor."
+        )
 
 
 def _write_chunks(reader: HfReader, plan: CheckpointPlan, folder: Path, streamer: Streamer) -> None:

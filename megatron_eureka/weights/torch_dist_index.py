@@ -10,8 +10,15 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
+from isal.isal_zlib import crc32
 from torch.distributed.checkpoint.filesystem import _StorageInfo
-from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.checkpoint.metadata import (
+    BytesStorageMetadata,
+    ChunkStorageMetadata,
+    Metadata,
+    MetadataIndex,
+    TensorStorageMetadata,
+)
 
 from megatron_eureka.weights.torch_dist import data_offset
 
@@ -20,6 +27,7 @@ _STORAGES = {
     torch.bfloat16: "torch.BFloat16Storage",
     torch.float16: "torch.HalfStorage",
 }
+MAX_DESCRIPTION_BYTES = 1 << 20  # of a tensor in its archive; they have some 200
 
 
 @dataclass(frozen=True)
@@ -29,29 +37,35 @@ class RawData:
     file: Path
     offset: int
     num_bytes: int
-    checksum: int  # CRC-32 as it was written
+    checksum: int  # CRC-32 as it was written; 0: none
 
 
 class _SafeUnpickler(pickle.Unpickler):
-    """Builds what an index is made of and nothing else: a pickle could name any function, which would then run."""
+    """Builds what an index is made of and nothing else: a pickle can call whatever it can name.
 
-    MODULES = tuple(f"torch.distributed.checkpoint.{name}" for name in ("metadata", "filesystem", "planner"))
+    Names are allowed one by one. A whole module would let in all that it imports, and the interpreter with it.
+    """
+
     NAMES = {
-        ("torch", "Size"),
-        ("torch.serialization", "_get_layout"),
-        ("collections", "OrderedDict"),
-        ("collections", "defaultdict"),
-        ("builtins", "set"),
-        ("builtins", "frozenset"),
-        ("pathlib", "PosixPath"),
-        ("pathlib", "Path"),
+        "torch.distributed.checkpoint.metadata": {
+            *("Metadata", "MetadataIndex", "StorageMeta", "TensorProperties", "_MEM_FORMAT_ENCODING"),
+            *("TensorStorageMetadata", "BytesStorageMetadata", "ChunkStorageMetadata"),
+        },
+        "torch.distributed.checkpoint.filesystem": {"_StorageInfo", "_StoragePrefix"},
+        "torch.distributed.checkpoint.planner": {  # Megatron-Core's own checkpoints hold the plans of their ranks
+            *("SavePlan", "WriteItem", "WriteItemType", "TensorWriteData", "BytesIOWriteData"),
+        },
+        "torch.serialization": {"_get_layout"},  # a look-up by name
+        "torch": {"Size", *(name for name, value in vars(torch).items() if isinstance(value, torch.dtype))},
+        "collections": {"OrderedDict"},
+        "builtins": {"set", "frozenset"},
+        "pathlib": {"PosixPath", "Path"},
     }
 
     def find_class(self, module: str, name: str):
-        known = (module, name) in self.NAMES or (module == "torch" and isinstance(getattr(torch, name, 0), torch.dtype))
-        if known or (module in self.MODULES and "." not in name):
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"it names {module}.{name}, which is no part of the format")
+        if name not in self.NAMES.get(module, ()):
+            raise pickle.UnpicklingError(f"it names {module}.{name}, which is no part of the format")
+        return super().find_class(module, name)
 
 
 def load_metadata(file: Path) -> Metadata:
@@ -63,14 +77,39 @@ def load_metadata(file: Path) -> Metadata:
     try:
         with open(file, "rb") as stream:
             metadata = _SafeUnpickler(stream).load()
-        if isinstance(metadata, Metadata) and metadata.storage_data:
-            return metadata
-        reason = "it lists nothing"
+        reason = _what_is_wrong(metadata)
     except OSError as error:
         reason = error.strerror
-    except (pickle.UnpicklingError, EOFError, AttributeError, ImportError, IndexError, ValueError, TypeError) as error:
+    except Exception as error:  # a damaged pickle may break anywhere, and raise anything
         reason = str(error) or type(error).__name__
-    raise ValueError(f"{file} is missing or damaged: {reason}. Copy the checkpoint again.")
+    if reason:
+        raise ValueError(f"{file} is missing or damaged: {reason}. Copy the checkpoint again.")
+    return metadata
+
+
+def _what_is_wrong(metadata: object) -> str:
+    """Why an index cannot be one, by its types: a damaged pickle may build anything. Empty: it can."""
+    if not isinstance(metadata, Metadata) or not metadata.storage_data or not metadata.state_dict_metadata:
+        return "it lists nothing"
+    for index, place in metadata.storage_data.items():
+        if not isinstance(index, MetadataIndex) or not isinstance(place, _StorageInfo):
+            return "it has entries of an unknown kind"
+        numbers = (place.offset, place.length, index.index or 0)
+        if not all(isinstance(number, int) and number >= 0 for number in numbers):
+            return f"its entry of {index.fqn} has no numbers"
+        if index.fqn not in metadata.state_dict_metadata:
+            return f"it has no description of {index.fqn}"
+        if place.relative_path != Path(place.relative_path).name:
+            return f"it names {place.relative_path!r}, which is no file in the folder"
+    for key, item in metadata.state_dict_metadata.items():
+        if not isinstance(item, (TensorStorageMetadata, BytesStorageMetadata)):
+            return f"its description of {key} is of an unknown kind"
+        chunks = getattr(item, "chunks", [])
+        if not all(isinstance(chunk, ChunkStorageMetadata) for chunk in chunks):
+            return f"its description of {key} has chunks of an unknown kind"
+        if any(len(chunk.offsets) != len(item.size) or len(chunk.sizes) != len(item.size) for chunk in chunks):
+            return f"its description of {key} has chunks of other dims than the tensor"
+    return ""
 
 
 @lru_cache(maxsize=4096)
@@ -118,7 +157,7 @@ class _Part(io.RawIOBase):
 
     def readinto(self, target: memoryview) -> int:
         self._stream.seek(self._offset + self._at)
-        data = self._stream.read(min(len(target), self._length - self._at))
+        data = self._stream.read(max(0, min(len(target), self._length - self._at)))
         target[: len(data)] = data
         self._at += len(data)
         return len(data)
@@ -138,13 +177,32 @@ def find_raw_data(file: Path, place: _StorageInfo, sizes: tuple[int, ...], dtype
             archive = _Part(stream, place.offset, place.length)
             with zipfile.ZipFile(archive) as directory:
                 records = {item.filename.partition("/")[2]: item for item in directory.infolist()}
-                record, found = records["data/0"], _tensor_of(directory.read(records["data.pkl"]))
-            offset = place.offset + data_offset(archive, record)
-    except (zipfile.BadZipFile, KeyError, IndexError, TypeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{file} is damaged at {place.offset}: {error}. Copy the checkpoint again.") from error
-    if record.compress_type != zipfile.ZIP_STORED or found != (_STORAGES.get(dtype), sizes):
+            record, found = records["data/0"], _tensor_of(_stored_bytes(archive, records["data.pkl"]))
+            offset = data_offset(archive, record)
+    except OSError:
+        raise
+    except Exception as error:  # a damaged archive or pickle may break anywhere, and raise anything
+        raise ValueError(f"{file} is damaged at {place.offset}: {error!r}. Copy the checkpoint again.") from error
+    num_bytes = torch.Size(sizes).numel() * dtype.itemsize
+    inside = record.file_size == num_bytes and offset + num_bytes <= place.length
+    if record.compress_type != zipfile.ZIP_STORED or found != (_STORAGES.get(dtype), sizes) or not inside:
         raise ValueError(
             f"{file} holds {found or 'a tensor with gaps'} at {place.offset}, but by the index it is {list(sizes)} of "
             f"{dtype}: the files belong to another checkpoint. Copy it again."
         )
-    return RawData(file, offset, record.file_size, record.CRC)
+    return RawData(file, place.offset + offset, num_bytes, record.CRC)
+
+
+def _stored_bytes(archive: _Part, record: zipfile.ZipInfo) -> bytes:
+    """A small uncompressed record. `zipfile` would refuse one without a check sum, which torch may leave out.
+
+    Raises:
+        ValueError: it is compressed, large, cut off or damaged.
+    """
+    if record.compress_type != zipfile.ZIP_STORED or record.file_size > MAX_DESCRIPTION_BYTES:
+        raise ValueError(f"its {record.filename} is compressed or has {record.file_size} bytes")
+    archive.seek(data_offset(archive, record))
+    data = archive.read(record.file_size)
+    if len(data) != record.file_size or record.CRC not in (crc32(data), 0):
+        raise ValueError(f"its {record.filename} does not have its check sum")
+    return data

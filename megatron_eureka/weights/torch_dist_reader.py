@@ -12,8 +12,9 @@ from isal.isal_zlib import crc32
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
-from megatron_eureka.config.model_folder import is_megatron_checkpoint
+from megatron_eureka.config.model_folder import checkpoints_inside, sharded_backend
 from megatron_eureka.weights.files import OpenFiles, read_exactly
+from megatron_eureka.weights.hf_reader import DTYPES
 from megatron_eureka.weights.stored import LAYERS, Stored, extra_state_keys
 from megatron_eureka.weights.torch_dist import METADATA
 from megatron_eureka.weights.torch_dist_index import RawData, find_raw_data, load_metadata
@@ -45,14 +46,20 @@ class TorchDistReader:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        if not is_megatron_checkpoint(self.folder):
-            raise ValueError(f"{folder} is no Megatron checkpoint: metadata.json of `torch_dist` is missing there.")
+        backend = sharded_backend(self.folder)
+        if backend != "torch_dist":
+            what = (
+                f"it is stored as {backend!r}"
+                if backend
+                else f"metadata.json is missing{checkpoints_inside(self.folder)}"
+            )
+            raise ValueError(f"{folder} is no Megatron checkpoint in the format torch_dist: {what}.")
         metadata = load_metadata(self.folder / METADATA)
         self.tensors = {k: m for k, m in metadata.state_dict_metadata.items() if isinstance(m, TensorStorageMetadata)}
         self.objects = metadata.state_dict_metadata.keys() - self.tensors.keys()
         self._files = OpenFiles()
         self._boxes: dict[tuple[str, int | None], list[_Box]] = defaultdict(list)
-        self._raw: dict[tuple[str, int], RawData] = {}
+        self._raw: dict[tuple, RawData] = {}
         self._check_files(metadata)
         self._index(metadata)
 
@@ -126,12 +133,17 @@ class TorchDistReader:
                 "convert the model again."
             )
         for key, tensor in expected.items():
+            if self.tensors[key].properties.dtype not in DTYPES:
+                raise ValueError(
+                    f"{key!r} in {self.folder} has dtype {self.tensors[key].properties.dtype}, expected one of "
+                    f"{list(DTYPES)}. Give a checkpoint of unquantised weights."
+                )
             found = tuple(self.tensors[key].size)
             wanted = tensor.shape if key == tensor.key_of_layer else tensor.full_shape(num_layers)
             if found != wanted:
                 raise ValueError(
                     f"{key!r} in {self.folder} has shape {list(found)}, expected {list(wanted)}: the weights belong to "
-                    "another config.json."
+                    f"another config.json{_padded(tensor, found, wanted)}."
                 )
 
     def dtype(self, stored: Stored) -> torch.dtype:
@@ -178,13 +190,14 @@ class TorchDistReader:
 
     def _read(self, box: _Box, target: memoryview, offset: int) -> None:
         raw = self._raw_data(box)
+        assert offset + len(target) <= raw.num_bytes, f"{raw} has no {len(target)} bytes at {offset}"
         read_exactly(self._files.descriptor(raw.file), target, raw.offset + offset, raw.file)
 
     def _raw_data(self, box: _Box) -> RawData:
         """Where a chunk's raw bytes lie; looked up in its archive once."""
-        file, key = self.folder / box.place.relative_path, (box.place.relative_path, box.place.offset)
+        key = (box.place.relative_path, box.place.offset, box.chunk, box.dtype)
         if key not in self._raw:
-            self._raw[key] = find_raw_data(file, box.place, box.chunk, box.dtype)
+            self._raw[key] = find_raw_data(self.folder / box.place.relative_path, box.place, box.chunk, box.dtype)
         return self._raw[key]
 
     def check_sums(self, stored: Stored) -> None:
@@ -200,11 +213,16 @@ class TorchDistReader:
                 part = buffer[: min(CHECK_BYTES, raw.num_bytes - offset)]
                 read_exactly(self._files.descriptor(raw.file), part, raw.offset + offset, raw.file)
                 found = crc32(part, found)
-            if raw.checksum not in (found, 0):  # 0: written without one, as torch allows
+            if raw.checksum not in (found, 0):  # 0: written without one, for torch can leave them out
                 raise ValueError(
                     f"{raw.file} is damaged: {stored.key_of_layer} there does not have its check sum. Copy the "
                     "checkpoint again."
                 )
+
+
+def _padded(tensor: Stored, found: tuple[int, ...], wanted: tuple[int, ...]) -> str:
+    vocabulary = "word_embeddings" in tensor.key or "output_layer" in tensor.key
+    return " or have a padded vocabulary, which is not supported" if vocabulary and found > wanted else ""
 
 
 def _overlap(one: _Box, other: _Box) -> bool:

@@ -11,7 +11,7 @@ from examples.digits.model import make_model
 from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.model.spec import DTYPES
 from megatron_eureka.parallel.layout import Layout
-from megatron_eureka.weights import table
+from megatron_eureka.weights import hf_to_megatron, table
 from megatron_eureka.weights.torch_dist_index import load_metadata
 from tests.model import te_names
 from tests.model.checkpoints import differing, refusal, save
@@ -172,3 +172,19 @@ def test_a_checkpoint_of_another_table_is_refused(untied, copy):
     refused(untied, copy, "version 99 of the table")
     file.unlink()  # written by Megatron-Core alone
     check(untied, Layout(), copy)
+
+
+@pytest.mark.parametrize("hashed", [True, False])
+def test_a_changed_bit_is_refused_by_all_ranks(untied, tmp_path, hashed):
+    """By the hash of a converted checkpoint, by the check sums of any other; each rank reads a share."""
+    folder = tmp_path / "checkpoint"
+    hf_to_megatron(untied, folder, tp=2)
+    if not hashed:
+        (folder / "megatron_eureka.json").unlink()
+    file = folder / "__1_0.distcp"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    messages = run_ranks(2, refusal, untied, Layout(tp=2), folder)
+    assert messages[0] == messages[1]
+    assert ("have the hash" if hashed else f"{file} is damaged") in messages[0]

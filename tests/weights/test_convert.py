@@ -4,6 +4,7 @@ import io
 import json
 import pickle
 import zipfile
+import zlib
 from functools import partial
 
 import pytest
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.weights import (
     checkpoint_plan,
+    companions,
     hf_to_megatron,
     megatron_to_hf,
     read_description,
@@ -24,15 +26,16 @@ from megatron_eureka.weights import (
     verify,
 )
 from megatron_eureka.weights.stored import pipeline_stage
+from megatron_eureka.weights.torch_dist import data_offset, frame
 from tests.weights.reference import assert_equal, expected_checkpoint, read_checkpoint
 from tests.weights.test_save import read_all
 
-LAYOUTS = [(tp, pp, vpp) for tp in (1, 2, 4) for pp in (1, 2, 4) for vpp in (1, 2) if vpp == 1 or pp == 2]
+LAYOUTS = [(tp, pp, vpp) for tp in (1, 2, 4) for pp in (1, 2, 4) for vpp in (1, 2) if vpp == 1 or pp > 1]
 
 
 @pytest.fixture(scope="session", params=["tied", "untied"])
 def model(request):
-    return request.getfixturevalue(f"{request.param}_4_layers")
+    return request.getfixturevalue(f"{request.param}_8_layers")
 
 
 @pytest.mark.parametrize(("tp", "pp", "vpp"), LAYOUTS)
@@ -91,6 +94,29 @@ def chunks(folder):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("sizes", [(1, 3, 5), (7,), (2, 3, 4, 5)])
+def test_an_archive_is_what_torch_writes(sizes, dtype):
+    """To the byte, but for an id of the archive that torch makes of all check sums and nobody reads."""
+    tensor = torch.randn(sizes).to(dtype)
+    data, ours, theirs = bytes(tensor.flatten().view(torch.uint8).numpy()), frame(sizes, dtype), io.BytesIO()
+    torch.save(tensor, theirs)
+    archive = bytearray(ours.head + data + ours.tail_for(zlib.crc32(data)))
+    theirs = bytearray(theirs.getvalue())
+    assert len(archive) == len(theirs)
+    for file in (archive, theirs):
+        record = next(
+            r for r in zipfile.ZipFile(io.BytesIO(file)).infolist() if r.filename.endswith("serialization_id")
+        )
+        start = file.index(record.filename.encode()) + len(record.filename)
+        file[start : start + 200] = file[start : start + 200].replace(record.CRC.to_bytes(4, "little"), bytes(4))
+        end = file.rindex(record.filename.encode()) - 46
+        file[end + 16 : end + 20] = bytes(4)
+        content = data_offset(io.BytesIO(file), record)
+        file[content : content + record.file_size] = bytes(record.file_size)
+    assert archive == theirs
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_dtype_of_the_source_is_kept_and_may_be_changed(untied, tmp_path, dtype):
     original = {name: tensor.to(dtype) for name, tensor in load_file(untied / "model.safetensors").items()}
     save_hf(tmp_path / "source", original.items(), untied)
@@ -103,9 +129,29 @@ def test_dtype_of_the_source_is_kept_and_may_be_changed(untied, tmp_path, dtype)
     megatron_to_hf(tmp_path / "cast", tmp_path / "cast_back")
     assert_equal(read_all(tmp_path / "cast_back"), cast)
     assert json.loads((tmp_path / "cast_back" / "config.json").read_text())["dtype"] == "bfloat16"
+    header = (tmp_path / "cast_back" / "model.safetensors").read_bytes()[:8]
+    assert int.from_bytes(header, "little") % 8 == 0  # the data is aligned, as safetensors' own writer does it
     description = read_description(tmp_path / "cast")
     assert (description.weights_hash == description.source_hash) == (dtype == torch.bfloat16)
     assert description.source_hash == read_description(tmp_path / "same").weights_hash
+
+
+@pytest.mark.parametrize("key", ["dtype", "torch_dtype"])
+def test_the_dtype_is_set_wherever_the_config_has_one(untied, tmp_path, key):
+    config = json.loads((untied / "config.json").read_text()) | {key: "float32"}
+    config |= {"text_config": {key: "float32", "a": 1}, "vision_config": {key: "float32"}}
+    other = "dtype" if key == "torch_dtype" else "torch_dtype"
+    config.pop(other, None)
+    for folder in ("source", "target"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "source" / "config.json").write_text(json.dumps(config))
+    (tmp_path / "source" / "additional_chat_templates").mkdir()
+    (tmp_path / "source" / "additional_chat_templates" / "tools.jinja").write_text("{{ x }}")
+    companions.copy_companions(tmp_path / "source", tmp_path / "target", torch.bfloat16)
+    written = json.loads((tmp_path / "target" / "config.json").read_text())
+    changed = {"text_config": {key: "bfloat16", "a": 1}, "vision_config": {key: "bfloat16"}, key: "bfloat16"}
+    assert written == config | changed
+    assert (tmp_path / "target" / "additional_chat_templates" / "tools.jinja").read_text() == "{{ x }}"
 
 
 def test_hash_does_not_depend_on_files_names_or_layout(untied, tmp_path):

@@ -1,65 +1,28 @@
-"""What conversions refuse, how they say it, and what they leave behind: nothing, whenever they end."""
+"""What conversions refuse of their sources, how they say it, and that they leave nothing behind."""
 
 import json
-import os
 import pickle
-import resource
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from examples.digits.model import make_model
-from megatron_eureka.weights import hf_to_megatron, megatron_to_hf, new_folder, save_hf, verify
-from tests.weights.reference import assert_equal
+from megatron_eureka.weights import (
+    hf_to_megatron,
+    megatron_to_hf,
+    save_hf,
+    verify,
+)
+from megatron_eureka.weights.torch_dist_reader import TorchDistReader
+from tests.weights.reference import assert_equal, read_checkpoint
+from tests.weights.refusals import K_PROJ, refused, rewrite
 from tests.weights.test_save import read_all
 
 ROOT = Path(__file__).resolve().parents[2]
-K_PROJ = "model.layers.1.self_attn.k_proj.weight"
-
-
-def snapshot(folder):
-    return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
-@pytest.fixture
-def hf(untied, tmp_path):
-    return shutil.copytree(untied, tmp_path / "hf")
-
-
-@pytest.fixture(scope="session")
-def converted(untied, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("converted") / "megatron"
-    hf_to_megatron(untied, folder, tp=2)
-    return folder
-
-
-@pytest.fixture
-def megatron(converted, tmp_path):
-    return shutil.copytree(converted, tmp_path / "megatron")
-
-
-def rewrite(folder, change):
-    tensors = load_file(folder / "model.safetensors")
-    change(tensors)
-    save_file(tensors, folder / "model.safetensors")
-
-
-def refused(convert, source, target, *parts, **options):
-    """One message with all parts; the source is untouched, and beside it there is nothing new."""
-    before, beside = snapshot(source), set(source.parent.iterdir())
-    with pytest.raises(ValueError) as error:
-        convert(source, target, **options)
-    for part in parts:
-        assert part in str(error.value)
-    assert snapshot(source) == before
-    assert set(source.parent.iterdir()) == beside
+NORM = "language_model.decoder.final_layernorm.weight"
 
 
 # --- Hugging Face sources ------------------------------------------------------------------------------------------
@@ -88,6 +51,36 @@ def test_an_index_that_names_what_is_not_there(hf, tmp_path):
     refused(hf_to_megatron, hf, tmp_path / "out", "'model.layers.0.None'", "which does not hold it")
     index.write_text("{")
     refused(hf_to_megatron, hf, tmp_path / "out", "index.json is damaged")
+
+
+def test_an_index_that_names_another_shard_than_holds_it(hf, tmp_path):
+    index = shard(hf)
+    content = json.loads(index.read_text())
+    content["weight_map"][K_PROJ] = next(
+        s for s in content["weight_map"].values() if s != content["weight_map"][K_PROJ]
+    )
+    index.write_text(json.dumps(content))
+    refused(hf_to_megatron, hf, tmp_path / "out", K_PROJ, "which does not hold it")
+
+
+@pytest.mark.parametrize("weight_map", [{}, {"a": 5}, 7])
+def test_an_index_without_files(hf, tmp_path, weight_map):
+    index = shard(hf)
+    index.write_text(json.dumps({"weight_map": weight_map}))
+    refused(hf_to_megatron, hf, tmp_path / "out", "index.json is damaged")
+
+
+def test_a_single_file_beside_an_index(hf, tied, tmp_path):
+    """transformers takes the single file; the index may be another model's."""
+    single = (hf / "model.safetensors").read_bytes()
+    shard(hf)
+    (hf / "model.safetensors").write_bytes(single)
+    refused(hf_to_megatron, hf, tmp_path / "out", "model.safetensors beside model.safetensors.index.json")
+
+
+def test_older_weights_are_named(hf, tmp_path):
+    (hf / "model.safetensors").rename(hf / "pytorch_model.bin")
+    refused(hf_to_megatron, hf, tmp_path / "out", "no weights are there. Write pytorch_model.bin anew as safetensors")
 
 
 def test_cut_off_bytes(hf, tmp_path):
@@ -162,6 +155,9 @@ def test_a_second_head_of_a_tied_model(tied, tmp_path):
     assert same.weights_hash == hf_to_megatron(tied, tmp_path / "without").weights_hash
     rewrite(hf, lambda t: t["lm_head.weight"][-1, -1].add_(1))
     refused(hf_to_megatron, hf, tmp_path / "out", "'lm_head.weight'", "says that they are tied")
+    for other in (torch.zeros(3, 256), torch.zeros(384, 256, dtype=torch.bfloat16)):
+        rewrite(hf, lambda t, other=other: t.update({"lm_head.weight": other}))
+        refused(hf_to_megatron, hf, tmp_path / "out", "'lm_head.weight'", "says that they are tied", dry_run=True)
 
 
 def test_layouts_that_cannot_be(hf, tmp_path):
@@ -185,7 +181,7 @@ def test_missing_and_cut_off_files(megatron, tmp_path):
     file.unlink()
     refused(megatron_to_hf, megatron, tmp_path / "out", str(file), "is missing")
     (megatron / "metadata.json").unlink()
-    refused(megatron_to_hf, megatron, tmp_path / "out", "is no Megatron checkpoint")
+    refused(megatron_to_hf, megatron, tmp_path / "out", "is no Megatron checkpoint in the format torch_dist")
 
 
 def test_a_changed_bit_is_noticed_by_the_hash_or_by_the_check_sum(megatron, tmp_path):
@@ -208,18 +204,57 @@ def test_a_damaged_index(megatron, tmp_path):
     refused(megatron_to_hf, megatron, tmp_path / "out", str(index), "is missing or damaged")
 
 
-class Hostile:
-    def __init__(self, target):
-        self.target = target
-
-    def __reduce__(self):
-        return os.mkdir, (self.target,)
+DCP = "torch.distributed.checkpoint"
+NAMED = lambda module, name: f"c{module}\n{name}\n".encode()
+TEXT = lambda text: b"X" + len(text).to_bytes(4, "little") + text.encode()
 
 
-def test_an_index_that_would_run_a_function(megatron, tmp_path):
-    (megatron / ".metadata").write_bytes(pickle.dumps(Hostile(str(tmp_path / "owned"))))
-    refused(megatron_to_hf, megatron, tmp_path / "out", "mkdir, which is no part of the format")
-    assert not (tmp_path / "owned").exists()
+@pytest.mark.parametrize(
+    "payload",
+    [
+        lambda code: NAMED("os", "mkdir") + TEXT(code) + b"\x85R",
+        lambda code: NAMED("builtins", "exec") + TEXT(code) + b"\x85R",
+        lambda code: NAMED(f"{DCP}.filesystem", "os") + b"0",
+        lambda code: NAMED(f"{DCP}.metadata", "dataclass") + b"0",
+        lambda code: NAMED(f"{DCP}.planner", "torch.load") + b"0",
+        # what a module imports, and what its own look-up of attributes would then give out
+        lambda code: (
+            NAMED(f"{DCP}.filesystem", "torch") + NAMED(f"{DCP}.metadata", "__builtins__") + b"b0"
+            + NAMED(f"{DCP}.filesystem", "_get_device_module") + TEXT("exec") + b"\x85R" + TEXT(code) + b"\x85R"
+        ),
+    ],
+    ids=["os", "exec", "imported module", "imported function", "dotted name", "builtins merged into a module"],
+)  # fmt: skip
+def test_an_index_that_would_run_something(megatron, tmp_path, payload):
+    target = tmp_path / "owned"
+    code = f"open({str(target)!r}, 'w')"
+    (megatron / ".metadata").write_bytes(b"\x80\x02" + payload(code) + b".")
+    refused(megatron_to_hf, megatron, tmp_path / "out", "which is no part of the format")
+    with pytest.raises(ValueError, match="no part of the format"):
+        TorchDistReader(megatron)  # what a run and verify read it with
+    assert not target.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        (lambda m: m.storage_data.clear(), "it lists nothing"),
+        (lambda m: m.storage_data.update({1: 2}), "entries of an unknown kind"),
+        (lambda m: m.state_dict_metadata.update({NORM: 3}), "is of an unknown kind"),
+        (lambda m: m.state_dict_metadata.pop(NORM), f"no description of {NORM}"),
+        (lambda m: setattr(place_of(m, NORM), "relative_path", "../x.distcp"), "'../x.distcp', which is no file in"),
+        (lambda m: setattr(place_of(m, NORM), "offset", "here"), "has no numbers"),
+        (lambda m: m.state_dict_metadata[NORM].chunks.__setitem__(0, None), "chunks of an unknown kind"),
+    ],
+    ids=["nothing", "entry", "description", "no description", "path", "number", "chunk"],
+)
+def test_an_index_of_wrong_types(megatron, tmp_path, change, part):
+    change_index(megatron, change)
+    refused(megatron_to_hf, megatron, tmp_path / "out", str(megatron / ".metadata"), part)
+
+
+def place_of(metadata, key):
+    return next(place for index, place in metadata.storage_data.items() if index.fqn == key)
 
 
 def change_index(megatron, change):
@@ -234,9 +269,6 @@ def rename(metadata, old, new):
         type(index)(new, index.offset, index.index) if index.fqn == old else index: place
         for index, place in metadata.storage_data.items()
     }
-
-
-NORM = "language_model.decoder.final_layernorm.weight"
 
 
 def test_an_unknown_key_and_a_missing_one(megatron, tmp_path):
@@ -279,12 +311,84 @@ def test_files_of_another_checkpoint(untied, converted, megatron, tmp_path):
     refused(megatron_to_hf, tmp_path / "bf16", tmp_path / "out", "__0_0.distcp", "belong to another checkpoint")
 
 
+def test_a_place_that_belongs_to_another_tensor(megatron, tmp_path):
+    """Small archives at the place of a large one must not be read beyond their end."""
+
+    def point(metadata):
+        small = place_of(metadata, "visual.merger.ln_q.weight")
+        for index in metadata.storage_data:
+            if "word_embeddings" in index.fqn:
+                metadata.storage_data[index] = small
+
+    change_index(megatron, point)
+    (megatron / "megatron_eureka.json").unlink()
+    refused(
+        megatron_to_hf, megatron, tmp_path / "out", "__0_0.distcp", "by the index it is [192, 256] of torch.float32"
+    )
+
+
+def test_a_part_that_is_stored_twice(megatron, tmp_path):
+    def double(metadata):
+        chunks = metadata.state_dict_metadata[NORM].chunks
+        chunks.append(type(chunks[0])(torch.Size([1]), torch.Size([255])))
+        index = next(index for index in metadata.storage_data if index.fqn == NORM)
+        metadata.storage_data[type(index)(NORM, chunks[1].offsets, 1)] = metadata.storage_data[index]
+
+    change_index(megatron, double)
+    refused(megatron_to_hf, megatron, tmp_path / "out", NORM, "parts are missing or stored twice")
+
+
+@pytest.mark.parametrize("checksums", [True, False])
+def test_archives_may_lack_check_sums(untied, converted, tmp_path, checksums):
+    """As torch writes them with `compute_crc32` switched off; compressed ones it never writes."""
+    from torch.distributed.checkpoint import FileSystemWriter, save
+
+    megatron = tmp_path / "megatron"
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(checksums)
+    try:
+        save(read_checkpoint(converted), storage_writer=FileSystemWriter(megatron), no_dist=True)
+    finally:
+        torch.serialization.set_crc32_options(before)
+    for name in ("metadata.json", "common.pt"):
+        shutil.copy(converted / name, megatron / name)
+    megatron_to_hf(megatron, tmp_path / "back", like=untied)
+    assert_equal(read_all(tmp_path / "back"), load_file(untied / "model.safetensors"))
+
+
+def test_another_format_of_megatron_core(megatron, tmp_path):
+    for content, part in (({"sharded_backend": "zarr"}, "it is stored as 'zarr'"), (5, "metadata.json is missing")):
+        (megatron / "metadata.json").write_text(json.dumps(content))
+        refused(megatron_to_hf, megatron, tmp_path / "out", part)
+
+
+def test_a_folder_of_checkpoints_names_them(megatron, tmp_path):
+    run = tmp_path / "run" / "checkpoints"
+    run.mkdir(parents=True)
+    megatron.rename(run / "step_3")
+    for folder, name in ((run, "step_3"), (run.parent, "checkpoints/step_3")):
+        refused(megatron_to_hf, folder, tmp_path / "out", f"It holds the checkpoints {name}: give one of them")
+
+
+def test_stored_dtypes_that_are_no_weights(megatron, tmp_path):
+    def quantise(metadata):
+        metadata.state_dict_metadata[NORM].properties.dtype = torch.int8
+
+    change_index(megatron, quantise)
+    refused(megatron_to_hf, megatron, tmp_path / "out", NORM, "has dtype torch.int8")
+
+
+def test_the_small_files_of_a_checkpoint_come_from_a_checkpoint_too(converted, megatron, tmp_path):
+    megatron_to_hf(megatron, tmp_path / "out", like=converted)
+    assert (tmp_path / "out" / "config.json").read_bytes() == (converted / "hf" / "config.json").read_bytes()
+
+
 def test_a_folder_of_equal_shapes_but_another_config(megatron, untied, tmp_path):
     other = shutil.copytree(untied, tmp_path / "other")
     config = json.loads((other / "config.json").read_text())
     config["text_config"]["rms_norm_eps"] = 1e-5
     (other / "config.json").write_text(json.dumps(config))
-    refused(megatron_to_hf, megatron, tmp_path / "out", "differ in ['rms_norm_eps']", like=other)
+    refused(megatron_to_hf, megatron, tmp_path / "out", "differ in rms_norm_eps (1e-05 and 1e-06)", like=other)
     with pytest.raises(ValueError, match="describe different models"):
         verify(other, megatron)
 
@@ -298,6 +402,7 @@ def test_configs_that_are_none(hf, tmp_path):
         (good | {"vision_config": 3}, "an entry is no size of a model"),
         (good | {"text_config": good["text_config"] | {"hidden_size": "wide"}}, "an entry is no size of a model"),
         (good | {"text_config": good["text_config"] | {"num_attention_heads": 0}}, "an entry is no size of a model"),
+        (good | {"text_config": good["text_config"] | {"num_hidden_layers": 3.0}}, "num_layers is 3.0"),
     ):
         (hf / "config.json").write_text(json.dumps(config))
         refused(hf_to_megatron, hf, tmp_path / "out", "config.json", part)
@@ -309,7 +414,7 @@ def test_configs_that_are_none(hf, tmp_path):
 
 def test_a_checkpoint_of_other_sizes(megatron, tmp_path):
     wider = make_model(tmp_path / "wider", hidden_size=256, num_heads=8, num_kv_heads=4, ffn_size=512)
-    refused(megatron_to_hf, megatron, tmp_path / "out", "differ in ['ffn_size']", like=wider)
+    refused(megatron_to_hf, megatron, tmp_path / "out", "differ in ffn_size (512 and 256)", like=wider)
     shutil.rmtree(megatron / "hf")
     refused(megatron_to_hf, megatron, tmp_path / "out", "[3, 512, 256], expected [3, 1024, 256]", like=wider)
 
@@ -327,157 +432,3 @@ def test_a_checkpoint_of_another_table(megatron, tmp_path):
     refused(megatron_to_hf, megatron, tmp_path / "out", "version 99 of the table of weights")
     file.write_text("{")
     refused(megatron_to_hf, megatron, tmp_path / "out", "megatron_eureka.json is damaged")
-
-
-# --- targets -------------------------------------------------------------------------------------------------------
-
-
-def test_a_target_is_replaced_only_when_asked_and_only_a_model(untied, tied, converted, tmp_path):
-    target = tmp_path / "target"
-    hf_to_megatron(untied, target)
-    before = snapshot(target)
-    for convert, source in ((hf_to_megatron, tied), (megatron_to_hf, converted)):
-        with pytest.raises(ValueError, match="exists already"):
-            convert(source, target)
-        with pytest.raises(ValueError, match="exists already"):
-            convert(source, target, dry_run=True)
-    assert snapshot(target) == before
-    hf_to_megatron(tied, target, overwrite=True)
-    assert verify(tied, target).equal
-    megatron_to_hf(converted, target, overwrite=True)
-    assert verify(target, converted).equal and not (target / ".metadata").exists()
-    (tmp_path / "letters").mkdir()
-    (tmp_path / "letters" / "letter.txt").write_text("dear")
-    with pytest.raises(ValueError, match="is no model folder, so it is not overwritten"):
-        hf_to_megatron(untied, tmp_path / "letters", overwrite=True)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["letters", "target"]
-
-
-def test_source_and_target_lie_apart(hf, megatron):
-    for convert, source in ((hf_to_megatron, hf), (megatron_to_hf, megatron)):
-        for target in (source, source / "inside", source.parent):
-            refused(convert, source, target, "lie inside each other", overwrite=True)
-
-
-def test_a_disk_that_is_too_small(hf, megatron, tmp_path, monkeypatch):
-    usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(new_folder.shutil, "disk_usage", lambda folder: usage._replace(free=1_000_000))
-    for convert, source in ((hf_to_megatron, hf), (megatron_to_hf, megatron)):
-        refused(convert, source, tmp_path / "out", "has 0.00 GB free, 0.01 GB are needed")
-        refused(convert, source, tmp_path / "out", "0.01 GB are needed", dry_run=True)
-
-
-def test_a_dry_run_writes_nothing(hf, megatron, tmp_path):
-    before = set(tmp_path.rglob("*"))
-    there = hf_to_megatron(hf, tmp_path / "deep" / "out", tp=2, dry_run=True)
-    back = megatron_to_hf(megatron, tmp_path / "deep" / "out", dry_run=True)
-    assert set(tmp_path.rglob("*")) == before
-    sizes = {file.name: file.stat().st_size for file in megatron.glob("*.distcp")}
-    assert there.file_bytes == sizes and "would write" in str(there)
-    megatron_to_hf(megatron, tmp_path / "back")
-    assert back.file_bytes == {"model.safetensors": (tmp_path / "back" / "model.safetensors").stat().st_size}
-
-
-# --- ends in the middle --------------------------------------------------------------------------------------------
-
-SLOW = """
-import sys, time
-from megatron_eureka.weights import hf_to_megatron, hf_writer, megatron_to_hf, to_megatron
-
-def slowly(*arguments, write):
-    time.sleep(0.01)
-    write(*arguments)
-
-for module in (to_megatron, hf_writer):
-    module.write_at = lambda *arguments, write=module.write_at: slowly(*arguments, write=write)
-print("ready", flush=True)
-{"there": hf_to_megatron, "back": megatron_to_hf}[sys.argv[1]](sys.argv[2], sys.argv[3], workers=2)
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("direction", ["there", "back"])
-def test_killed_at_any_moment_it_leaves_nothing_that_looks_whole(hf, megatron, tmp_path, direction):
-    convert, source = {"there": (hf_to_megatron, hf), "back": (megatron_to_hf, megatron)}[direction]
-    before, target = snapshot(source), tmp_path / "out"
-    for delay_s in (0.0, 0.1, 0.3):
-        command = [sys.executable, "-c", SLOW, direction, str(source), str(target)]
-        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-        assert process.stdout.readline() == "ready\n"
-        begin = time.time()
-        while not any(file.stat().st_mtime > begin for file in (tmp_path / ".out.partial").glob("*")):
-            time.sleep(0.001)  # what the one before left does not count
-        if delay_s:
-            with pytest.raises(ValueError, match="Another process is writing"):
-                convert(source, target)
-        time.sleep(delay_s)
-        process.send_signal(signal.SIGKILL)
-        assert process.wait(timeout=30) == -signal.SIGKILL
-        assert not target.exists()
-        assert snapshot(source) == before
-    assert (tmp_path / ".out.partial").exists()  # hidden, and cleared away by the next one
-    convert(source, target)
-    assert not list(tmp_path.glob(".out*"))
-    assert verify(*((source, target) if direction == "there" else (target, source))).equal
-
-
-def tool(name, *arguments, **options):
-    command = [sys.executable, str(ROOT / "tools" / "convert" / f"{name}.py"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT, **options)
-
-
-@pytest.mark.slow
-def test_exit_codes_and_messages_of_the_commands(hf, tmp_path):
-    assert tool("hf_to_megatron", "--hf", hf, "--megatron", tmp_path / "megatron").returncode == 0
-    again = tool("hf_to_megatron", "--hf", hf, "--megatron", tmp_path / "megatron")
-    assert (again.returncode, again.stdout) == (2, "")
-    assert again.stderr.startswith("error: ") and again.stderr.count("\n") == 1
-    assert tool("verify", "--hf", hf, "--megatron", tmp_path / "megatron").returncode == 0
-    rewrite(hf, lambda tensors: tensors[K_PROJ][0, 0].add_(1))
-    different = tool("verify", "--hf", hf, "--megatron", tmp_path / "megatron")
-    assert different.returncode == 1
-    assert f"{K_PROJ}: 1 of" in different.stdout
-    assert tool("megatron_to_hf", "--megatron", hf, "--hf", tmp_path / "back").returncode == 2
-
-
-@pytest.mark.slow
-def test_a_write_that_fails_in_the_middle(hf, tmp_path):
-    """A limit on the size of files stands for a full disk: the system call fails, whatever was free before."""
-    limit = lambda: (
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN),
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000)),
-    )
-    failed = tool("hf_to_megatron", "--hf", hf, "--megatron", tmp_path / "megatron", preexec_fn=limit)
-    assert failed.returncode == 1
-    assert "could not be written: [Errno 27]" in failed.stderr and failed.stderr.count("\n") == 1
-    assert not list(tmp_path.glob("*megatron*"))
-
-
-SLOW_TOOL = """
-import runpy, sys, time
-from megatron_eureka.weights import to_megatron
-
-def slowly(*arguments, write=to_megatron.write_at):
-    time.sleep(0.05)
-    write(*arguments)
-
-to_megatron.write_at = slowly
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_time_limit_and_ctrl_c_clear_away(hf, tmp_path, number):
-    """SIGTERM is what a job gets at its end."""
-    script = str(ROOT / "tools" / "convert" / "hf_to_megatron.py")
-    command = [sys.executable, "-c", SLOW_TOOL, script, "--hf", str(hf), "--megatron", str(tmp_path / "out")]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    while not list((tmp_path / ".out.partial").glob("*.distcp")):
-        time.sleep(0.001)
-    process.send_signal(number)
-    _, said = process.communicate(timeout=30)
-    assert process.returncode == 128 + number
-    assert "Traceback" not in said
-    assert [path.name for path in tmp_path.iterdir()] == ["hf"]

@@ -37,8 +37,12 @@ def dtype_of(name: str | None):
     return {None: None, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[name]
 
 
-def run(command: Callable[..., None]) -> None:
-    """Run a command. Bad input is one line on standard error and exit code 2, a failed write the same with 1."""
+def run(command: Callable[..., None], failed: int = FAILED) -> None:
+    """Run a command. Bad input is one message on standard error and exit code 2.
+
+    Args:
+        failed: exit code when a file could not be read or written.
+    """
     setup_logging()
     # As Ctrl-C does it, so that what is half-written goes: a job's time limit comes as SIGTERM.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -49,9 +53,6 @@ def run(command: Callable[..., None]) -> None:
     except ValueError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(BAD_INPUT)
-    except RuntimeError as error:
+    except (RuntimeError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
-        sys.exit(FAILED)
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; nothing half-written is left\n")
-        sys.exit(128 + signal.SIGINT)
+        sys.exit(failed)

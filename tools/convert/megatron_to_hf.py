@@ -21,7 +21,7 @@ def main(
     hf: options.Hf,
     like: Annotated[Path | None, Like] = None,
     dtype: options.Dtype = None,
-    shard_gb: Annotated[float, typer.Option("--shard-gb", min=0.001, help="Size of a file of weights.")] = 5.0,
+    shard_gb: Annotated[float, typer.Option("--shard-gb", min=0.001, max=1e6, help="Size of a file of weights.")] = 5.0,
     workers: options.Workers = None,
     check_finite: options.CheckFinite = False,
     overwrite: options.Overwrite = False,

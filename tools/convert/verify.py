@@ -22,7 +22,7 @@ def main(
 ) -> None:
     """Compare all keys and all tensors bit by bit, and on request the logits of both models.
 
-    Exit code 0: equal; 1: different; 2: one of the two is damaged or another model.
+    Exit code 0: equal; 1: different; 2: they could not be compared.
 
     Example: python tools/convert/verify.py --hf Qwen2.5-VL-7B-Instruct --megatron qwen-7b
     """
@@ -42,4 +42,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, failed=options.BAD_INPUT)  # as `cmp` does it: 1 says different, and nothing else
