@@ -53,12 +53,9 @@ def megatron_to_hf(
         RuntimeError: the target could not be written.
     """
     megatron, hf = Path(megatron), Path(hf)
-    reader, description = TorchDistReader(megatron), read_description(megatron)
-    like = find_model_folder(like or megatron).hf
-    info = ModelInfo.from_folder(like)
-    check_same_model(info, like, megatron)
+    reader, like, info = _open(megatron, like)
+    expected = getattr(read_description(megatron), "weights_hash", None)
     rules, tensors = stored_rules(info), hf_tensors(info)
-    reader.check_model([stored_tensor(rule) for rule in rules], info.num_layers)
     check_apart(megatron, hf)
     found = {source.name: reader.dtype(stored_tensor(rule)) for rule in rules for source in rule.sources}
     wanted = dict.fromkeys(tensors, dtype) if dtype else found
@@ -68,7 +65,6 @@ def megatron_to_hf(
     begin, num_bytes = time.monotonic(), sum(_num_bytes(tensor, found) for tensor in tensors.values())
     with clear_errors(hf), writer, ByteProgress(f"{megatron.name} to Hugging Face", num_bytes) as progress:
         streamer = Streamer(workers or default_workers(), progress, check_finite=check_finite)
-        expected = description.weights_hash if description else None
 
         def work(rule: Rule) -> None:
             if expected is None:
@@ -82,6 +78,16 @@ def megatron_to_hf(
         refuse_other_hash(megatron, hash_tensors(tensors, found, streamer.hashes(read=True)), expected)
     weights_hash = hash_tensors(tensors, wanted, streamer.hashes())
     return Conversion(hf, len(tensors), writer.file_bytes, time.monotonic() - begin, weights_hash)
+
+
+def _open(megatron: Path, like: str | Path | None) -> tuple[TorchDistReader, Path, ModelInfo]:
+    """A checkpoint that holds all of the model that its small files, or those of `like`, describe."""
+    reader = TorchDistReader(megatron)
+    small_files = find_model_folder(like or megatron).hf
+    info = ModelInfo.from_folder(small_files)
+    check_same_model(info, small_files, megatron)
+    reader.check_model([stored_tensor(rule) for rule in stored_rules(info)], info.num_layers)
+    return reader, small_files, info
 
 
 def stored_rows(

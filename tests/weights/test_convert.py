@@ -3,13 +3,15 @@
 import io
 import json
 import pickle
+import re
+import shutil
 import zipfile
 import zlib
 from functools import partial
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.weights import (
@@ -160,6 +162,12 @@ def test_hash_does_not_depend_on_files_names_or_layout(untied, tmp_path):
     one = hf_to_megatron(untied, tmp_path / "one")
     two = hf_to_megatron(tmp_path / "sharded", tmp_path / "two", tp=4, workers=1)
     assert one.weights_hash == two.weights_hash
+    newer = {re.sub("^(model|visual)", r"model.\1", name): tensor for name, tensor in tensors.items()}
+    newer = {name.replace("model.model.", "model.language_model."): tensor for name, tensor in newer.items()}
+    shutil.copytree(untied, tmp_path / "newer")
+    save_file(newer, tmp_path / "newer" / "model.safetensors")
+    assert "model.language_model.norm.weight" in newer and "model.visual.merger.ln_q.weight" in newer
+    assert hf_to_megatron(tmp_path / "newer", tmp_path / "four").weights_hash == one.weights_hash
     name = "model.layers.1.mlp.up_proj.weight"
     tensors[name][0, 0] = -tensors[name][0, 0]
     save_hf(tmp_path / "changed", tensors.items(), untied)

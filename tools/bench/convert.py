@@ -27,11 +27,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import datetime
-import importlib.metadata
 import json
 import os
-import platform
 import re
 import shutil
 import signal
@@ -42,7 +39,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import psutil
 from rich.console import Console
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -62,14 +58,9 @@ from tools.bench.convert_figures import (  # noqa: E402
     targets,
 )
 from tools.bench.convert_process import Usage, run_child  # noqa: E402
+from tools.bench.convert_record import header, versions_of  # noqa: E402
 from tools.bench.random_checkpoint import SIZES, first_difference, make_checkpoint, num_bytes  # noqa: E402
 
-HOW_CACHE = {
-    "warm": "every source file read through once before each run; what does not fit into memory stays cold",
-    "cold": "sync, then posix_fadvise(POSIX_FADV_DONTNEED) on every source file before each run; programs and "
-    "libraries stay cached, and so does what the disk or the host of a virtual machine holds",
-}
-PACKAGES = ("torch", "megatron-core", "transformers", "safetensors", "numpy")
 MBRIDGE_PACKAGES = ("mbridge", "torch", "megatron-core", "transformers", "safetensors")
 NEEDED_FOLDERS = 3.3  # source, Megatron folder and one output; 10 % for the head that pipeline stages hold twice
 
@@ -196,48 +187,6 @@ def check_output(program: Program, tools: Tools, hf: Path, out: Path, timeout_s:
         raise RuntimeError(f"{program.direction}, {program.name}: the weights changed: {difference}")
 
 
-def machine(folder: Path) -> dict:
-    """Processor, cores, memory, kernel, and the file system that a folder lies on."""
-    lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-    mounts = [p for p in psutil.disk_partitions(all=True) if folder.resolve().is_relative_to(p.mountpoint)]
-    return {
-        "cpu": model,
-        "cores": os.cpu_count(),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        "kernel": platform.release(),
-        "filesystem": max(mounts, key=lambda mount: len(mount.mountpoint)).fstype if mounts else None,
-    }
-
-
-def header(folder: Path, options: argparse.Namespace) -> dict:
-    """When, on what, with what, and how; paths of this machine are left out."""
-    from tools.bench.gpu_check import commit  # here, because it loads transformers for seconds
-
-    now = datetime.datetime.now(datetime.UTC)
-    settings = {
-        key: getattr(options, key) for key in ("size", "tp", "pp", "vpp", "workers", "repeats", "fsync", "settle_s")
-    }
-    versions = {package: importlib.metadata.version(package) for package in PACKAGES}
-    return {
-        "date": now.isoformat(timespec="seconds"),
-        **commit(),
-        "machine": machine(folder),
-        "versions": {"python": platform.python_version(), **versions},
-        "options": settings,
-        "cache": {cache: HOW_CACHE[cache] for cache in caches_of(options)},
-    }
-
-
-def versions_of(python: str, packages: tuple[str, ...], timeout_s: float) -> dict[str, str]:
-    """Of packages that another interpreter has."""
-    program = (
-        "import importlib.metadata, json, sys; print(json.dumps(list(map(importlib.metadata.version, sys.argv[1:]))))"
-    )
-    found = run_child((os.path.abspath(python), "-c", program, *packages), timeout_s).output
-    return dict(zip(packages, json.loads(found), strict=True))
-
-
 def check_space(folder: Path, needed: float) -> None:
     """Raises ValueError: the file system of a folder has less than `needed` bytes left."""
     free = shutil.disk_usage(folder).free
@@ -271,7 +220,7 @@ def bench(options: argparse.Namespace, folder: Path, tools: Tools) -> dict:
     table_rows, promised = rows(found), targets(found, [ours(workers) for workers in options.workers])
     show(table_rows, promised, Console(width=120))
     return {
-        **header(folder, options),
+        **header(folder, options, caches_of(options)),
         "load_average_before": load,
         "mbridge_versions": peer,
         "checkpoint": {"parameters": size // 2, "hf_bytes": size, "megatron_bytes": megatron_bytes},
