@@ -299,7 +299,9 @@ def test_a_time_limit_and_ctrl_c_clear_away(hf, tmp_path, number):
     """SIGTERM is what a job gets at its end."""
     script = str(ROOT / "tools" / "convert" / "hf_to_megatron.py")
     command = [sys.executable, "-c", SLOW_TOOL, script, "--hf", str(hf), "--megatron", str(tmp_path / "out")]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    # A shell starts its background jobs with SIGINT ignored, and the tests may be one.
+    listen = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=listen)
     while not list(tmp_path.glob(".out.partial-*/*.distcp")):
         time.sleep(0.001)
     process.send_signal(number)
