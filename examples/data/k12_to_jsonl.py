@@ -2,7 +2,7 @@
 
     python examples/data/k12_to_jsonl.py mmk12/data/train-*.parquet --out data/mmk12/train.jsonl
 
-Inputs are .parquet files (needs pyarrow), .json files (a list of rows) or .jsonl files (a row a line). A picture is
+Inputs are .parquet files, .json files (a list of rows) or .jsonl files (a row a line). A picture is
 `{"bytes": ..., "path": ...}` as Hugging Face's `datasets` stores it, encoded bytes, a base64 text or data URI, or a
 path relative to the input file; a row may have none, one or a list of them. `<image>` in a question says where a
 picture stands; pictures without one come first. Rows that cannot be used are counted and named.
@@ -11,19 +11,15 @@ picture stands; pictures without one come first. Rows that cannot be used are co
 from __future__ import annotations
 
 import argparse
-import base64
-import binascii
-import hashlib
 import json
 import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from megatron_eureka.data.rows import BadRow, picture_bytes, read_rows, save_picture
 
 PLACEHOLDER = "<image>"
 SYSTEM = (
@@ -32,88 +28,6 @@ SYSTEM = (
     "<think> ... </think><answer> $...$ </answer>"
 )
 MAX_NAMED = 20  # rows left out that are named one by one
-
-
-class BadRow(ValueError):
-    """A row that cannot become a training prompt; its first argument names the kind."""
-
-    def __init__(self, kind: str, reason: str):
-        super().__init__(reason)
-        self.kind = kind
-
-
-def read_rows(path: Path) -> Iterator[dict]:
-    """The rows of a file.
-
-    Raises:
-        ValueError: another kind of file, a broken one, or parquet without pyarrow.
-    """
-    if path.suffix == ".parquet":
-        yield from _read_parquet(path)
-    elif path.suffix == ".jsonl":
-        with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield _parse(line, f"{path}:{number}")
-    elif path.suffix == ".json":
-        rows = _parse(path.read_text(encoding="utf-8"), str(path))
-        if not isinstance(rows, list):
-            raise ValueError(
-                f"{path}: expected a list of rows, got {type(rows).__name__}. Give a row a line as .jsonl."
-            )
-        yield from rows
-    else:
-        raise ValueError(f"{path}: unknown kind {path.suffix!r}. Give .parquet, .json or .jsonl files.")
-
-
-def _read_parquet(path: Path) -> Iterator[dict]:
-    try:
-        import pyarrow.parquet as parquet
-    except ImportError:
-        raise ValueError(f"{path}: reading parquet needs pyarrow. Install it: python -m pip install pyarrow") from None
-    for batch in parquet.ParquetFile(path).iter_batches(batch_size=64):  # pictures of 64 rows at a time in memory
-        yield from batch.to_pylist()
-
-
-def _parse(text: str, place: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"{place}: not valid JSON: {error}") from error
-
-
-def picture_bytes(value: Any, root: Path) -> bytes:
-    """The encoded picture behind one value of a row; see the module's description for its forms."""
-    if isinstance(value, dict):
-        value = value.get("bytes") or value.get("path")
-    if isinstance(value, bytes | bytearray):
-        return bytes(value)
-    if not isinstance(value, str) or not value:
-        raise BadRow("picture", f"a picture is {type(value).__name__}, expected bytes, base64 or a path")
-    file = root / value.removeprefix("file://")
-    try:
-        if len(value) < 1024 and file.is_file():
-            return file.read_bytes()
-        return base64.b64decode(value.partition("base64,")[2] or value, validate=True)
-    except (OSError, binascii.Error) as error:
-        raise BadRow("picture", f"{value[:80]!r} is neither a file in {root} nor base64") from error
-
-
-def save_picture(data: bytes, folder: Path) -> str:
-    """Write a picture under a name that follows from its content, unchanged; returns the name."""
-    try:
-        with Image.open(BytesIO(data)) as picture:
-            kind = (picture.format or "png").lower()
-            picture.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise BadRow("picture", f"not a readable picture: {error}") from error
-    name = f"{hashlib.sha256(data).hexdigest()[:24]}.{kind}"
-    target = folder / name
-    if not target.exists():
-        temporary = target.with_name(f"{name}.tmp")
-        temporary.write_bytes(data)
-        os.replace(temporary, target)
-    return name
 
 
 def question_parts(question: str, pictures: list[str]) -> list[dict]:

@@ -26,8 +26,13 @@ class Scorer:
         limit = options.function_timeout_s
         self._users = [UserReward(reference, limit, self.counters) for reference in options.functions]
 
-    def score(self, prompts: list[str], responses: list[str], labels: list[str]) -> list[dict[str, float]]:
+    def score(
+        self, prompts: list[str], responses: list[str], labels: list[str], num_tokens: list[int] | None = None
+    ) -> list[dict[str, float]]:
         """Rewards of each sample: accuracy (0 or 1), format (0 or 1), the user's components, and total.
+
+        Args:
+            num_tokens: [samples] lengths of the responses; the over-long penalty needs them.
 
         total = accuracy_weight x accuracy + format_weight x format + the sum of the user's components.
         """

@@ -25,7 +25,9 @@ Timer = Callable[[str], AbstractContextManager]
 class Scores(Protocol):
     """What scores responses (`rewards.Scorer`)."""
 
-    def score(self, prompts: list[str], responses: list[str], labels: list[str]) -> list[dict[str, float]]: ...
+    def score(
+        self, prompts: list[str], responses: list[str], labels: list[str], num_tokens: list[int]
+    ) -> list[dict[str, float]]: ...
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,8 @@ def _scored(
         for sample in output
     ]
     texts = [_question(prompt) for prompt, _ in flat]
-    rewards = iter(scorer.score(texts, [sample.text for _, sample in flat], [prompt.answer for prompt, _ in flat]))
+    responses, labels = [sample.text for _, sample in flat], [prompt.answer for prompt, _ in flat]
+    rewards = iter(scorer.score(texts, responses, labels, [len(sample.token_ids) for _, sample in flat]))
     return [
         output if isinstance(output, Refusal) else tuple(replace(sample, rewards=next(rewards)) for sample in output)
         for output in outputs

@@ -77,7 +77,9 @@ class CountingScorer:
         self.calls: list[tuple[list[str], list[str], list[str]]] = []
         self.scored = 0
 
-    def score(self, prompts: list[str], responses: list[str], labels: list[str]) -> list[dict[str, float]]:
+    def score(
+        self, prompts: list[str], responses: list[str], labels: list[str], num_tokens: list[int]
+    ) -> list[dict[str, float]]:
         self.calls.append((prompts, responses, labels))
         rewards = []
         for response, label in zip(responses, labels, strict=True):

@@ -1,4 +1,4 @@
-"""The command line. Under torchrun or srun a command is one rank; alone it starts the ranks itself."""
+"""`megatron-eureka train` and `sft`. Under torchrun or srun a command is one rank; alone it starts the ranks itself."""
 
 from __future__ import annotations
 
@@ -17,17 +17,9 @@ from megatron_eureka.config.memory import GIB, estimate_memory
 from megatron_eureka.config.model_folder import find_model_folder
 from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.config.schema import Config
-from megatron_eureka.launch.elastic import BAD_INPUT, is_rank, launch_ranks, run_rank
+from megatron_eureka.launch.elastic import is_rank, launch_ranks, run_rank
 from megatron_eureka.log import setup_logging
 from megatron_eureka.train.run_folder import RunFolder
-
-app = typer.Typer(
-    add_completion=False,
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    help="GRPO for Qwen2.5-VL on Megatron-Core and vLLM.",
-)
 
 ConfigFile = Annotated[Path, typer.Argument(help="YAML file of options, such as configs/digits/grpo.yaml.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Options to change: section.option=value.")]
@@ -55,7 +47,6 @@ Examples:
 """
 
 
-@app.command(help=TRAIN_HELP)
 def train(config: ConfigFile, overrides: Overrides = None, dry_run: DryRun = False) -> None:
     """Train by GRPO."""
 
@@ -67,7 +58,6 @@ def train(config: ConfigFile, overrides: Overrides = None, dry_run: DryRun = Fal
     _command("grpo", "train", config, overrides or [], dry_run, body)
 
 
-@app.command(help=SFT_HELP)
 def sft(config: ConfigFile, overrides: Overrides = None, dry_run: DryRun = False) -> None:
     """Fine-tune on demonstrations."""
 
@@ -145,12 +135,3 @@ def _plan(config: Config, info: ModelInfo | None, num_ranks: int) -> str:
     found = f"model: {find_model_folder(folder) if folder.is_dir() else f'published sizes of {folder}'}"
     total = f"memory of the fullest rank, GiB (estimate): training {memory.training / GIB:.2f} ({parts})"
     return f"{dump(config)}\n{layout.grid()}\n{engines}\n{found}\n{total}"
-
-
-def main() -> None:
-    """Entry point; bad input is one line on standard error and exit code 2."""
-    try:
-        app()
-    except ValueError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(BAD_INPUT)

@@ -1,0 +1,29 @@
+"""The command line: `main` and the commands, which stand in files of their own."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from megatron_eureka.cli import train
+from megatron_eureka.launch.elastic import BAD_INPUT
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="GRPO for Qwen2.5-VL on Megatron-Core and vLLM.",
+)
+app.command(help=train.TRAIN_HELP)(train.train)
+app.command(help=train.SFT_HELP)(train.sft)
+
+
+def main() -> None:
+    """Entry point; bad input is one line on standard error and exit code 2."""
+    try:
+        app()
+    except ValueError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(BAD_INPUT)
