@@ -198,9 +198,22 @@ def _rollout(config: Config, info: ModelInfo | None, world_size: int) -> Iterato
 
 
 def _reward(config: Config) -> Iterator[str]:
-    reward = config.reward
-    if reward.accuracy_weight == reward.format_weight == 0 and not reward.functions:
+    reward, longest = config.reward, config.rollout.max_response_tokens
+    given = (reward.accuracy_weight, reward.format_weight, reward.functions, reward.services)
+    if not any((*given, reward.overlong.penalty, reward.repetition.penalty)):
         yield (
-            "reward.accuracy_weight and reward.format_weight are 0 and reward.functions is empty: every reward would "
-            "be 0. Give one of the three."
+            "reward.accuracy_weight and reward.format_weight are 0, and reward.functions and reward.services are "
+            "empty: every reward would be 0. Give one of the four."
+        )
+    if not reward.overlong.penalty:
+        return
+    if reward.overlong.buffer_tokens > longest:
+        yield (
+            f"reward.overlong.buffer_tokens = {reward.overlong.buffer_tokens} exceeds rollout.max_response_tokens = "
+            f"{longest}: every response would be punished. Use a buffer of {max(1, longest // 5)}, say."
+        )
+    if config.algorithm.truncated == "penalise":
+        yield (
+            "algorithm.truncated = penalise sets all rewards of a response that was cut off to 0, so it would score "
+            "better than one that reward.overlong.penalty punishes. Set algorithm.truncated = keep, or the penalty to 0."
         )

@@ -1,11 +1,14 @@
-"""All rewards of a batch: accuracy, format, the user's own, and their weighted total."""
+"""All rewards of a batch: accuracy, format, length and repetition, the user's own, and their weighted total."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from megatron_eureka.rewards.format import score_format
+from megatron_eureka.rewards.overlong import score_overlong
 from megatron_eureka.rewards.pool import VerifierPool
+from megatron_eureka.rewards.repetition import score_repetition
+from megatron_eureka.rewards.service import RewardService
 from megatron_eureka.rewards.user import UserReward
 
 if TYPE_CHECKING:
@@ -15,48 +18,77 @@ if TYPE_CHECKING:
 class Scorer:
     """Scores responses with the options of the `reward` section.
 
+    Args:
+        options: the section.
+        max_response_tokens: the longest response that can be generated, where the over-long penalty is full.
+
     `counters` counts verifications over the time limit ("timeouts") and samples whose scoring raised ("errors") since
     the start; both score 0. Usable as a context manager; `close` ends the worker processes.
     """
 
-    def __init__(self, options: Reward):
+    def __init__(self, options: Reward, max_response_tokens: int):
         self.options = options
+        self._max_response_tokens = max_response_tokens
         self._pool = VerifierPool(options.workers, options.timeout_s)
         self.counters = self._pool.counters
         limit = options.function_timeout_s
-        self._users = [UserReward(reference, limit, self.counters) for reference in options.functions]
+        self._users: list[UserReward | RewardService] = [
+            UserReward(reference, limit, self.counters) for reference in options.functions
+        ]
+        self._users += [
+            RewardService(url, options.service_timeout_s, options.service_retries, self.counters)
+            for url in options.services
+        ]
 
     def score(
         self, prompts: list[str], responses: list[str], labels: list[str], num_tokens: list[int] | None = None
     ) -> list[dict[str, float]]:
-        """Rewards of each sample: accuracy (0 or 1), format (0 or 1), the user's components, and total.
+        """Rewards of each sample: accuracy (0 or 1), format (0 or 1), penalties that are on, the user's, and total.
 
         Args:
             num_tokens: [samples] lengths of the responses; the over-long penalty needs them.
 
-        total = accuracy_weight x accuracy + format_weight x format + the sum of the user's components.
+        total = accuracy_weight x accuracy + format_weight x format + the sum of all others.
+
+        Raises:
+            ValueError: a user's function or service returned something of a wrong form.
         """
-        options = self.options
+        accuracy = self._accuracy(responses, labels)
+        users = [user.score(prompts, responses, labels) for user in self._users]
+        names = {name: 0.0 for user in users for sample in user for name in sample}
+        rewards = []
+        for index, response in enumerate(responses):
+            ours = {
+                "accuracy": accuracy[index],
+                "format": score_format(response, self.options.format_anchored, self.options.compat),
+            }
+            others = self._penalties(response, num_tokens[index] if num_tokens else None)
+            # a sample whose function raised lacks its components; they count 0
+            others |= names | {name: value for user in users for name, value in user[index].items()}
+            total = self.options.accuracy_weight * ours["accuracy"] + self.options.format_weight * ours["format"]
+            rewards.append({**ours, **others, "total": total + sum(others.values())})
+        return rewards
+
+    def _accuracy(self, responses: list[str], labels: list[str]) -> list[float]:
         pairs = list(zip(responses, labels, strict=True))
         distinct = list(dict.fromkeys(pairs))  # samples of a group often agree
-        outcomes = self._pool.run([("score_accuracy", (*pair, options.compat)) for pair in distinct])
-        accuracy = {
+        outcomes = self._pool.run([("score_accuracy", (*pair, self.options.compat)) for pair in distinct])
+        scores = {
             pair: outcome.value if outcome.status == "ok" else 0.0
             for pair, outcome in zip(distinct, outcomes, strict=True)
         }
-        users = [user.score(prompts, responses, labels) for user in self._users]
-        components = {name: 0.0 for user in users for sample in user for name in sample}
-        rewards = []
-        for index, pair in enumerate(pairs):
-            ours = {
-                "accuracy": accuracy[pair],
-                "format": score_format(pair[0], options.format_anchored, options.compat),
-            }
-            # a sample whose function raised lacks its components; they count 0
-            theirs = components | {name: value for user in users for name, value in user[index].items()}
-            total = options.accuracy_weight * ours["accuracy"] + options.format_weight * ours["format"]
-            rewards.append({**ours, **theirs, "total": total + sum(theirs.values())})
-        return rewards
+        return [scores[pair] for pair in pairs]
+
+    def _penalties(self, response: str, num_tokens: int | None) -> dict[str, float]:
+        overlong, repetition = self.options.overlong, self.options.repetition
+        found = {}
+        if overlong.penalty:
+            assert num_tokens is not None, "the over-long penalty needs the lengths of the responses"
+            limit = self._max_response_tokens
+            found["overlong"] = score_overlong(num_tokens, limit, overlong.buffer_tokens, overlong.penalty)
+        if repetition.penalty:
+            found["repetition"] = score_repetition(response, repetition.ngram, repetition.penalty)
+        return found
 
     def check_label(self, label: str) -> str | None:
         """Why no answer could be verified against this label, or None; for loading data."""

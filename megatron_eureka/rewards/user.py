@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import ast
-import math
 from pathlib import Path
 
 from megatron_eureka.log import logger
+from megatron_eureka.rewards.components import by_sample, check_components
 from megatron_eureka.rewards.pool import Outcome, VerifierPool
 
-RESERVED = ("accuracy", "format", "total")
 MAX_TIMEOUTS = 3  # of single samples, after which the rest of a batch is not tried
 
 
@@ -64,11 +63,8 @@ class UserReward:
         return {}
 
     def _by_sample(self, result: object, num_samples: int) -> list[dict[str, float]]:
-        _check(result, num_samples, self.name)
-        scores = [
-            {name: float(values[index]) for name, values in result.items() if _is_finite(values[index])}
-            for index in range(num_samples)
-        ]
+        check_components(result, num_samples, self.name)
+        scores = by_sample(result, num_samples)
         for score in scores:
             if len(score) < len(result):
                 self.counters["errors"] += 1
@@ -95,18 +91,3 @@ def _check_defines(path: Path, name: str) -> None:
     }
     if name not in names:
         raise ValueError(f"reward.functions: {path} has no function {name!r}.")
-
-
-def _check(result: object, num_samples: int, name: str) -> None:
-    if not isinstance(result, dict):
-        raise ValueError(f"{name} returned {type(result).__name__}, expected a dict of lists of numbers.")
-    for component, values in result.items():
-        if component in RESERVED:
-            raise ValueError(f"{name} returned {component!r}, which is reserved. Rename it; {RESERVED} are ours.")
-        if not isinstance(values, list) or len(values) != num_samples:
-            got = f"{len(values)} values" if isinstance(values, list) else type(values).__name__
-            raise ValueError(f"{name} returned {got} of {component!r} for {num_samples} samples; give a list.")
-
-
-def _is_finite(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)

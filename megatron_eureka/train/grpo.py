@@ -70,7 +70,7 @@ def open_session(config: Config, name: str) -> Session:
     layout, process_groups = start_job(config)
     folder = open_folder(config, name)
     workers = max(1, config.reward.workers // ranks_on_node())
-    scorer = Scorer(config.reward.model_copy(update={"workers": workers}))
+    scorer = Scorer(config.reward.model_copy(update={"workers": workers}), config.rollout.max_response_tokens)
     data = load_data(config, scorer.check_label, spill_dir=folder.images)
     tokenizer = data.processor.tokenizer
     vocab_size = ModelInfo.from_folder(config.model.path).vocab_size

@@ -90,7 +90,12 @@ def test_digit_files_hold_the_settings_that_worked():
         (["model.path="], ["model.path is empty"]),
         (["model.freeze_vision=false"], ["model.freeze_vision"]),
         (["launch.nodes=8"], ["parallel.tp = 2", "launch.nodes = 8"]),
-        (["reward.accuracy_weight=0", "reward.format_weight=0"], ["reward.functions"]),
+        (["reward.accuracy_weight=0", "reward.format_weight=0"], ["reward.functions", "reward.services"]),
+        (
+            ["reward.overlong.penalty=1", "reward.overlong.buffer_tokens=5000"],
+            ["reward.overlong.buffer_tokens = 5000", "max_response_tokens = 4096", "Use a buffer of 819"],
+        ),
+        (["reward.overlong.penalty=1", "algorithm.truncated=penalise"], ["algorithm.truncated = penalise"]),
     ],
 )
 def test_each_problem_is_named_with_its_remedy(overrides, parts):

@@ -255,7 +255,7 @@ def test_the_custom_reward_joins_the_total(monkeypatch):
         f"<think> {'well ' * 300}</think><answer> 9 </answer>",  # too long, and wrong
         "8",  # no thinking
     ]
-    with Scorer(config.reward) as scorer:
+    with Scorer(config.reward, config.rollout.max_response_tokens) as scorer:
         rewards = scorer.score(["What is the sum?"] * 4, responses, ["8"] * 4)
     assert [reward["short_thinking"] for reward in rewards] == pytest.approx([BONUS, BONUS / 2, 0.0, 0.0])
     assert [reward["total"] for reward in rewards] == pytest.approx([1.5 + BONUS, 1.5 + BONUS / 2, 0.5, 1.0])

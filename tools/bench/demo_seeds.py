@@ -117,7 +117,7 @@ def evaluate_folder(model: str, data: str, out: str) -> None:
     changes = [f"model.path={model}", f"data.train=[{data}]", f"evaluation.data=[{data}]", "parallel.tp=1"]
     config = load_config(ROOT / "configs" / "digits" / "grpo.yaml", changes)
     start_job(config)
-    with Scorer(config.reward) as scorer:
+    with Scorer(config.reward, config.rollout.max_response_tokens) as scorer:
         loaded = load_data(config, scorer.check_label)
         engine = ColocatedEngine(EngineOptions.from_config(config))
         evaluate(config, engine, scorer, loaded.store, loaded.heldout).write(Path(out))
