@@ -1,0 +1,32 @@
+"""K12 problems: a JSON list of id, question, answer and image_path with a folder of pictures, or MMK12's parquet."""
+
+from __future__ import annotations
+
+import re
+
+from megatron_eureka.evaluate.benchmarks.files import Row
+from megatron_eureka.evaluate.benchmarks.pictures import Pictures, user_turn
+from megatron_eureka.evaluate.item import BenchmarkItem, Malformed
+
+PATTERNS = ("data/test-*.parquet", "test-*.parquet", "test.json", "k12.json", "K12.json", "*.json", "*.jsonl")
+_LETTER = re.compile(r"\(?([A-J])\)?\.?")
+
+
+def read_item(row: Row, pictures: Pictures) -> BenchmarkItem:
+    """One problem; see `BenchmarkItem` for what it raises."""
+    question, answer = row.text("question"), row.text("answer")
+    if not question:
+        raise Malformed("question", "there is no question")
+    value = row.values.get("image_path") or row.values.get("image")
+    values = value if isinstance(value, list) else [value] if value else []
+    # The first picture may have the bare placeholder; several are numbered in the order of the list.
+    names = ["<image>"] if len(values) == 1 else [f"<image{number}>" for number in range(1, len(values) + 1)]
+    letter = _LETTER.fullmatch(answer)
+    return BenchmarkItem(
+        id=row.id("id"),
+        place=row.place,
+        messages=user_turn(question, {n: pictures.source(v, row.roots) for n, v in zip(names, values, strict=True)}),
+        gold=(letter.group(1) if letter else answer,),
+        kind="choice" if letter else "math",
+        subsets={"subject": (row.text("subject"),)} if row.text("subject") else {},
+    )

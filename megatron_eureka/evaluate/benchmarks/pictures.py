@@ -1,0 +1,113 @@
+"""Pictures of a benchmark: paths beside its file, or bytes in its table, which become files."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+
+from megatron_eureka.data.rows import BadRow, picture_bytes
+from megatron_eureka.evaluate.item import Malformed
+
+MAX_PATH = 1024  # characters; what is longer is base64
+
+
+class Pictures:
+    """Turns a row's picture into a source that prompts can name.
+
+    Args:
+        folder: where bytes go, under names that follow from them; None: they are looked at and not kept.
+    """
+
+    def __init__(self, folder: Path | None):
+        self.folder = folder
+
+    def source(self, value: Any, roots: Sequence[Path]) -> str:
+        """An absolute path; without a folder a name of the content stands for it.
+
+        Args:
+            value: `{"bytes": ..., "path": ...}` as Hugging Face's `datasets` stores it, encoded bytes, a base64 text
+                or data URI, or a path relative to one of `roots`.
+
+        Raises:
+            Malformed: none of these, or no picture; the header alone is read.
+        """
+        if isinstance(value, dict):
+            value = value.get("bytes") or value.get("path")
+        if isinstance(value, str) and len(value) < MAX_PATH and not value.startswith("data:"):
+            for root in roots:
+                file = root / value.removeprefix("file://")
+                if file.is_file():
+                    _check(file.read_bytes())
+                    return str(file)
+        try:
+            data = picture_bytes(value, roots[0])
+        except BadRow as error:
+            raise Malformed("picture", str(error)) from error
+        return self._keep(data, _check(data))
+
+    def _keep(self, data: bytes, kind: str) -> str:
+        digest = hashlib.sha256(data).hexdigest()[:24]
+        if self.folder is None:
+            return f"sha256-{digest}.{kind}"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        target = self.folder.resolve() / f"{digest}.{kind}"
+        if not target.exists():
+            temporary = target.with_name(f"{target.name}.{os.getpid()}")
+            temporary.write_bytes(data)
+            os.replace(temporary, target)
+        return str(target)
+
+
+def _check(data: bytes) -> str:
+    """The picture's format."""
+    try:
+        with Image.open(BytesIO(data)) as header:
+            return (header.format or "png").lower()
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise Malformed("picture", f"not a readable picture: {error}") from error
+
+
+def user_turn(text: str, pictures: Mapping[str, str]) -> tuple[dict, ...]:
+    """One user turn, pictures at their placeholders' first places; those without one come first, in their order.
+
+    Args:
+        text: the question.
+        pictures: placeholder in the text -> source.
+    """
+    places = {name: text.find(name) for name in pictures}
+    parts: list[dict] = [{"type": "image", "image": pictures[name]} for name, at in places.items() if at < 0]
+    inside = sorted((at, name) for name, at in places.items() if at >= 0)
+    start = 0
+    for at, name in inside:
+        parts += _text_part(text[start:at])
+        parts.append({"type": "image", "image": pictures[name]})
+        start = at + len(name)
+    parts += _text_part(text[start:])
+    return ({"role": "user", "content": parts},)
+
+
+def _text_part(text: str) -> list[dict]:
+    return [{"type": "text", "text": text.strip()}] if text.strip() else []
+
+
+def with_options(question: str, choices: Sequence[str]) -> str:
+    """The question and its options as lettered lines."""
+    lines = [f"({chr(ord('A') + number)}) {choice}" for number, choice in enumerate(choices)]
+    return "\n".join([question, *lines]) if lines else question
+
+
+_OPTION_LINE = re.compile(r"^[ \t]*\(?([A-J])[.:)][ \t]*(\S.*)$", re.MULTILINE)
+
+
+def options_in(question: str) -> tuple[str, ...]:
+    """Texts of the options A, B, ... that stand on lines of their own in a question; () if they do not."""
+    found = [(match.group(1), match.group(2).strip()) for match in _OPTION_LINE.finditer(question)]
+    letters = "".join(letter for letter, _ in found)
+    return tuple(text for _, text in found) if len(found) > 1 and "ABCDEFGHIJ".startswith(letters) else ()

@@ -1,0 +1,114 @@
+"""From a response to the answer that it gives, by rule; linear in the response's length."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+MAX_CHARS = 2000  # of an answer; what is longer is a text, and its end counts
+
+_PHRASE = re.compile(
+    r"\b(?:answer|result)\b[*\s]{0,4}(?:(?:is|should be|would be|are|equals)\b|[:=：])[*\s]{0,4}[:：]?"
+    r"|答案(?:是|为|：|:)",
+    re.IGNORECASE,
+)
+_SENTENCE_END = re.compile(r"\.(?=\s|$)|[。\n]")
+_OPTION = re.compile(r"\(([A-J])\)|(?<![\w'])([B-HJ])(?![\w'])|(?<![\w'])([A-J])(?=\s{0,4}[.):])")
+_NUMBER = re.compile(r"(?<![\w.])[-−]?\d[\d,]*(?:\.\d+)?(?:[eE][+-]?\d{1,4})?\s?%?")
+_LIST = re.compile(r"\[[^\[\]]{0,400}\]")
+_MATHS = re.compile(r"\$([^$]{1,400})\$")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What counts as the answer."""
+
+    text: str  # "" if the response has none
+    how: str  # "tag", "boxed", "phrase", "option", "list", "number", "formula", "line" or "none"
+
+
+def extract(response: str, kind: str) -> Candidate:
+    """The answer of a response.
+
+    The last `<answer>` counts, else what follows the last `</think>`, else everything. In it: the last `\\boxed`, the
+    words after the last "answer is"; without tags, then, what a question of this kind asks for: the last option
+    letter, list, number or formula, or the last line.
+
+    Args:
+        kind: of the question, see `item.KINDS`.
+    """
+    tagged = _tagged(response)
+    text = response.rpartition("</think>")[2] if tagged is None else tagged
+    several = kind in ("answers", "list")
+    boxes = boxed(text)
+    if boxes:
+        return Candidate(_clip(", ".join(dict.fromkeys(boxes)) if several else boxes[-1]), "boxed")
+    if tagged is not None and not _PHRASE.search(tagged):
+        return Candidate(_clip(tagged), "tag")
+    phrase = _after_phrase(text)
+    if phrase:
+        return Candidate(_clip(phrase), "phrase")
+    return _by_kind(text[-MAX_CHARS:], kind)
+
+
+def boxed(text: str) -> list[str]:
+    """The contents of all `\\boxed{...}` and `\\fbox{...}`, outermost ones, in order; unclosed ones do not count."""
+    found, at = [], 0
+    while (start := _next_box(text, at)) >= 0:
+        end, depth = start, 1
+        while end < len(text) and depth:
+            depth += {"{": 1, "}": -1}.get(text[end], 0)
+            end += 1
+        if depth:  # it would swallow the rest of the text
+            break
+        found.append(text[start : end - 1].strip())
+        at = end
+    return [content for content in found if content]
+
+
+def _next_box(text: str, at: int) -> int:
+    """Where the next box's content begins, or -1."""
+    found = _BOX.search(text, at)
+    return found.end() if found else -1
+
+
+_BOX = re.compile(r"\\(?:boxed|fbox)\s{0,4}\{")
+
+
+def _tagged(response: str) -> str | None:
+    end = response.rfind("</answer>")
+    start = response.rfind("<answer>", 0, end) if end >= 0 else response.rfind("<answer>")
+    if start < 0:
+        return None
+    content = response[start + len("<answer>") : end if end >= 0 else len(response)].strip()
+    return content or None
+
+
+def _after_phrase(text: str) -> str:
+    ends = [found.end() for found in _PHRASE.finditer(text)]
+    if not ends:
+        return ""
+    rest = text[ends[-1] : ends[-1] + MAX_CHARS].lstrip(" *:\n")
+    end = _SENTENCE_END.search(rest)
+    return rest[: end.start()].strip() if end else rest.strip()
+
+
+def _by_kind(text: str, kind: str) -> Candidate:
+    searches = {
+        "choice": [("option", _OPTION)],
+        "integer": [("number", _NUMBER)],
+        "float": [("number", _NUMBER)],
+        "list": [("list", _LIST)],
+        "math": [("formula", _MATHS), ("number", _NUMBER)],
+    }
+    for how, pattern in searches.get(kind, []):
+        matches = list(pattern.finditer(text))
+        if matches:
+            groups = [group for group in matches[-1].groups() if group]
+            return Candidate((groups[-1] if groups else matches[-1].group(0)).strip(), how)
+    lines = [line.strip() for line in text.split("\n") if line.strip()]
+    return Candidate(_clip(lines[-1]), "line") if lines else Candidate("", "none")
+
+
+def _clip(text: str) -> str:
+    return text.strip()[-MAX_CHARS:]

@@ -1,0 +1,183 @@
+"""Is the answer right? By rule, without a network: each kind of question has its comparison.
+
+Letters, numbers and words are compared here; formulas by math-verify, in processes that are bounded in time.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from megatron_eureka.evaluate.answers import folded, plain, split_answers
+from megatron_eureka.evaluate.choices import chosen_letter
+from megatron_eureka.evaluate.extraction import extract
+from megatron_eureka.evaluate.item import BenchmarkItem
+from megatron_eureka.evaluate.quantities import Quantity, parse_quantity, same_quantity, values_in
+from megatron_eureka.rewards import pool
+
+VERIFIER = Path(pool.__file__).with_name("benchmark_answers.py")
+MAX_SYMBOLIC_CHARS = 1000  # a longer answer is no formula
+EXACT = 1e-8  # absolute; OlympiadBench's default
+
+Call = tuple[str, tuple]  # a function of VERIFIER and its arguments
+Cell = bool | Call  # whether one answer equals one gold, or what has to be asked for it
+
+_DECIMALS = re.compile(r"-?\d+\.(\d{2,})")
+_LIST_NUMBER = re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a response gives as its answer, and whether that is right."""
+
+    extracted: str
+    correct: bool
+
+
+class AnswerScorer:
+    """Scores responses by rule. `counters` has the comparisons over their time limit and those that failed; both
+    count as unequal. Usable as a context manager; `close` ends the worker processes.
+
+    Args:
+        workers: processes for formulas; they start when the first one has to be compared.
+        timeout_s: of one comparison.
+        compat: of the training reward, for questions in the training format.
+    """
+
+    def __init__(self, workers: int = 2, timeout_s: float = 5.0, compat: str = "none"):
+        self.compat = compat
+        self._pool = pool.VerifierPool(workers, timeout_s, VERIFIER)
+        self.counters = self._pool.counters
+
+    def score(self, pairs: Sequence[tuple[BenchmarkItem, str]]) -> list[Verdict]:
+        """A verdict on each response."""
+        candidates = [extract(response, item.kind).text for item, response in pairs]
+        grids = [
+            _cells(item, response, candidate, self.compat)
+            for (item, response), candidate in zip(pairs, candidates, strict=True)
+        ]
+        calls = list(
+            dict.fromkeys(cell for grid in grids for row in grid for cell in row if not isinstance(cell, bool))
+        )
+        found = {
+            call: outcome.status == "ok" and bool(outcome.value)
+            for call, outcome in zip(calls, self._pool.run(calls) if calls else [], strict=True)
+        }
+        verdicts = []
+        for candidate, grid in zip(candidates, grids, strict=True):
+            equal = [[cell if isinstance(cell, bool) else found[cell] for cell in row] for row in grid]
+            verdicts.append(Verdict(candidate, bool(candidate) and one_to_one(equal)))
+        return verdicts
+
+    def close(self) -> None:
+        """End the worker processes."""
+        self._pool.close()
+
+    def __enter__(self) -> AnswerScorer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def one_to_one(equal: Sequence[Sequence[bool]]) -> bool:
+    """Whether every answer can be given a gold of its own that it equals.
+
+    Args:
+        equal: [answers][golds], square. Augmenting paths: tolerances may let an answer equal two golds.
+    """
+    owner: dict[int, int] = {}  # gold -> answer
+
+    def place(answer: int, seen: set[int]) -> bool:
+        for gold, same in enumerate(equal[answer]):
+            if same and gold not in seen:
+                seen.add(gold)
+                if gold not in owner or place(owner[gold], seen):
+                    owner[gold] = answer
+                    return True
+        return False
+
+    return all(place(answer, set()) for answer in range(len(equal)))
+
+
+def _cells(item: BenchmarkItem, response: str, candidate: str, compat: str) -> list[list[Cell]]:
+    """[answers][golds]; a single False where the numbers of answers differ."""
+    gold = item.gold[0]
+    if item.kind == "reward":
+        return [[("score_accuracy", (response, gold, compat))]]
+    if item.kind == "answers":
+        answers = split_answers(_without_brackets(candidate))
+        if len(answers) != len(item.gold):
+            return [[False]]
+        return [[_compare(item, answer, number) for number in range(len(item.gold))] for answer in answers]
+    if item.kind == "math":
+        return [[_compare(item, candidate, 0)]]
+    local = {"choice": _same_choice, "integer": _same_integer, "float": _same_float, "list": _same_list}
+    return [[local[item.kind](item, candidate) if item.kind in local else _same_text(item, candidate)]]
+
+
+def _same_choice(item: BenchmarkItem, candidate: str) -> bool:
+    return chosen_letter(candidate, item.choices) == item.gold[0]
+
+
+def _same_integer(item: BenchmarkItem, candidate: str) -> bool:
+    return any(abs(value - gold) < EXACT for value, gold in _numbers(item, candidate))
+
+
+def _same_float(item: BenchmarkItem, candidate: str) -> bool:
+    digits = item.precision if item.precision is not None else 2
+    return any(round(value, digits) == round(gold, digits) for value, gold in _numbers(item, candidate))
+
+
+def _numbers(item: BenchmarkItem, candidate: str) -> list[tuple[float, float]]:
+    """(candidate's number in the asked unit, gold's); none if one of them is no number."""
+    ours, theirs = parse_quantity(candidate), parse_quantity(item.gold[0])
+    if ours is None or theirs is None:
+        return []
+    return [(value, theirs.value) for value in values_in(ours, theirs, item.unit)]
+
+
+def _same_list(item: BenchmarkItem, candidate: str) -> bool:
+    """Equal numbers in the same order; lists of words are compared as texts."""
+    ours, theirs = (_LIST_NUMBER.findall(plain(text)) for text in (candidate, item.gold[0]))
+    if not theirs:
+        return _same_text(item, candidate)
+    return len(ours) == len(theirs) and all(
+        abs(float(one) - float(two)) <= EXACT for one, two in zip(ours, theirs, strict=True)
+    )
+
+
+def _same_text(item: BenchmarkItem, candidate: str) -> bool:
+    if folded(candidate) == folded(item.gold[0]):
+        return bool(folded(candidate))
+    return any(abs(value - gold) <= EXACT for value, gold in _numbers(item, candidate))
+
+
+def _compare(item: BenchmarkItem, answer: str, number: int) -> Cell:
+    """One answer and one gold, as numbers if both are, as texts, else by math-verify."""
+    gold = item.gold[number]
+    if folded(answer) == folded(gold):
+        return True
+    ours, theirs = parse_quantity(answer), parse_quantity(gold)
+    tolerance = item.tolerances[number] if item.tolerances else _rounding(gold, theirs)
+    if ours and theirs:
+        return same_quantity(ours, theirs, item.unit, tolerance)
+    if len(answer) > MAX_SYMBOLIC_CHARS or not answer:
+        return False
+    return "same_answer", (answer, gold, tolerance)
+
+
+def _rounding(gold: str, quantity: Quantity | None) -> float:
+    """A gold of two or more decimals is a rounded one: what rounds to it is right. Others are exact."""
+    found = _DECIMALS.fullmatch(plain(gold)) if quantity else None
+    return 0.5 * 10.0 ** -len(found.group(1)) if found else EXACT
+
+
+def _without_brackets(text: str) -> str:
+    """A list of answers without the braces or brackets around all of it."""
+    inner = plain(text).replace("\\{", "{").replace("\\}", "}")
+    if inner[:1] == "{" and inner[-1:] == "}" and "{" not in inner[1:]:
+        return inner[1:-1]
+    return text

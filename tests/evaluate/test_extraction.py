@@ -1,0 +1,183 @@
+"""What counts as the answer of a response, and that no response takes long or raises."""
+
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from megatron_eureka.evaluate.answers import folded, plain, split_answers
+from megatron_eureka.evaluate.choices import chosen_letter
+from megatron_eureka.evaluate.extraction import MAX_CHARS, boxed, extract
+from megatron_eureka.evaluate.item import KINDS
+from megatron_eureka.evaluate.quantities import parse_quantity, parse_unit
+
+
+@pytest.mark.parametrize(
+    ("response", "kind", "text", "how"),
+    [
+        ("<think> a </think><answer> 5 </answer>", "math", "5", "tag"),
+        ("<answer>1</answer> no: <answer>2</answer>", "math", "2", "tag"),  # the last one
+        ("<answer>5", "math", "5", "tag"),  # cut off inside
+        ("<answer></answer> so the answer is 7", "math", "7", "phrase"),
+        ("<answer> $x = \\boxed{5}$ </answer>", "math", "5", "boxed"),
+        ("<answer>The answer is 5 cm.</answer>", "math", "5 cm", "phrase"),
+        ("\\boxed{1}, then \\boxed{\\frac{1}{2}}", "math", "\\frac{1}{2}", "boxed"),
+        ("\\boxed{1} and \\boxed{2} and \\boxed{1}", "answers", "1, 2", "boxed"),
+        ("<think> \\boxed{1} </think> so 3", "integer", "3", "number"),  # thoughts do not count
+        ("The answer is 1. No. Final answer: **3.5**\nBye", "float", "3.5**", "phrase"),
+        ("所以答案是 12。", "integer", "12", "phrase"),
+        ("perhaps (A), rather (C)", "choice", "C", "option"),
+        ("so we get\n$x^2$ or even $y^2$", "math", "y^2", "formula"),
+        ("first\nblue\n\n", "text", "blue", "line"),
+        ("", "math", "", "none"),
+        ("  \n ", "text", "", "none"),
+    ],
+)
+def test_extraction(response, kind, text, how):
+    candidate = extract(response, kind)
+    assert (candidate.text, candidate.how) == (text, how)
+
+
+@pytest.mark.parametrize(
+    ("text", "contents"),
+    [
+        ("\\boxed{a{b}c}", ["a{b}c"]),
+        ("\\boxed {5} \\fbox{6}", ["5", "6"]),
+        ("\\boxed{\\boxed{5}}", ["\\boxed{5}"]),
+        ("\\boxed{5", []),
+        ("\\boxed{} \\boxed", []),
+    ],
+)
+def test_boxes(text, contents):
+    assert boxed(text) == contents
+
+
+HOSTILE = [
+    "\\boxed{" * 150_000,
+    "{" * 1_000_000,
+    "\\boxed{" + "{}" * 500_000 + "}",
+    "answer" * 170_000,
+    "answer is " * 100_000,
+    "answer" + " " * 1_000_000,
+    "answer" + "*" * 1_000_000 + ":",
+    "<answer>" * 120_000,
+    "<answer>" + "\\text{" * 160_000 + "</answer>",
+    "<answer>" + "1," * 500_000 + "</answer>",
+    "<answer>" + "\\text {" + " " * 1_000_000 + "</answer>",
+    "</think>" * 120_000,
+    "$" * 1_000_000,
+    "[" * 1_000_000,
+    "1" * 1_000_000,
+    "(A" * 500_000,
+    "\n" * 1_000_000,
+]
+
+
+@pytest.mark.parametrize("response", HOSTILE, ids=lambda text: text[:12])
+def test_a_hostile_megabyte_takes_no_time(response):
+    started = time.monotonic()
+    for kind in KINDS:
+        candidate = extract(response, kind).text
+        assert len(candidate) <= MAX_CHARS
+        plain(candidate), folded(candidate), split_answers(candidate), parse_quantity(candidate)
+        chosen_letter(candidate, ("one", "two"))
+    # 8 kinds; quadratic time would be hours. Measured: below 2 s, with a loaded machine in mind.
+    assert time.monotonic() - started < 20
+
+
+PIECES = st.sampled_from(
+    ["<answer>", "</answer>", "</think>", "\\boxed{", "}", "{", "\\frac{", "answer is ", "(A)", "B.", "$", "\\text{"]
+    + [
+        "1",
+        "2.5",
+        "-",
+        ",",
+        " ",
+        "\n",
+        "%",
+        " cm",
+        "^2",
+        "/",
+        "\\pm",
+        "e9",
+        "×10^",
+        "½",
+        "答案是",
+        "\\%",
+        "=",
+        "[",
+        "]",
+    ]
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.one_of(st.text(max_size=60), st.lists(PIECES, max_size=25).map("".join)), st.sampled_from(KINDS))
+def test_no_text_raises(response, kind):
+    text = extract(response, kind).text
+    assert text == "" or any(part in response for part in text.split(", "))  # nothing is made up
+    split_answers(text), folded(text), chosen_letter(text, ("1", "2.5 cm", "x")), parse_unit(text)
+    quantity = parse_quantity(text)
+    assert quantity is None or quantity.value == quantity.value
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.decimals(min_value=-(10**6), max_value=10**6, places=3),
+    st.sampled_from(["", "$", "\\(", "**"]),
+    st.sampled_from(["", " cm", "\\text{ cm}", " apples", "\\,\\mathrm{cm}"]),
+)
+def test_numbers_are_read_as_written(number, wrap, unit):
+    closing = {"\\(": "\\)"}.get(wrap, wrap)
+    assert parse_quantity(f"{wrap}{number}{unit}{closing}").value == pytest.approx(float(number))
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "factor"),
+    [
+        ("1,234.5", 1234.5, None),
+        ("1 \\frac{1}{2}", 1.5, None),
+        ("\\dfrac{-3}{4}", -0.75, None),
+        ("\\frac34", 0.75, None),
+        ("3/4", 0.75, None),
+        ("1.2 \\times 10^{3}", 1200.0, None),
+        ("2e-3", 0.002, None),
+        (".5", 0.5, None),
+        ("€ 5", 5.0, None),
+        ("v = 36 km/h", 36.0, 1000 / 3600),
+        ("5 square centimeters", 5.0, 1e-4),
+        ("90^{\\circ}", 90.0, 1.0),
+        ("2 L", 2.0, 1e-3),
+        ("about 5", None, None),
+        ("5x", None, None),
+        ("3 or 4", None, None),
+        ("1/0", None, None),
+        ("1e999", None, None),
+        ("12:30", None, None),
+        ("1/2/3", None, None),
+        ("", None, None),
+    ],
+)
+def test_quantities(text, value, factor):
+    quantity = parse_quantity(text)
+    if value is None:
+        assert quantity is None
+    else:
+        assert quantity.value == pytest.approx(value)
+        assert (quantity.unit and quantity.unit.factor) == (factor and pytest.approx(factor))
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("1, 2", ("1", "2")),
+        ("$(1,2), [3,4)$", ("(1,2)", "[3,4)")),
+        ("\\frac{1}{2} and 3; 4", ("\\frac{1}{2}", "3", "4")),
+        ("2 \\pm \\sqrt{3}", ("2 + \\sqrt{3}", "2 - \\sqrt{3}")),
+        ("±5", ("5", "-5")),
+        ("", ()),
+    ],
+)
+def test_several_answers(text, parts):
+    assert split_answers(text) == parts

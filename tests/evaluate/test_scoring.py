@@ -1,0 +1,199 @@
+"""What counts as right, kind by kind: each case is a question, a response and the verdict."""
+
+import pytest
+
+from megatron_eureka.evaluate.scoring import AnswerScorer, one_to_one
+from tests.evaluate.items import item
+
+FRUIT = ("apple", "green pear", "pear", "plum")
+LENGTHS = ("3 cm", "4 cm", "12 cm", "$\\frac{1}{2}$ cm")
+POINTS = item("B", "choice", choices=("P", "Q", "R"))
+PEAR = item("C", "choice", choices=FRUIT)
+TWELVE = item("C", "choice", choices=LENGTHS)
+LETTER = item("D", "choice")
+
+CHOICE = [
+    (PEAR, "<answer>C</answer>", True),
+    (PEAR, "<answer> (C) </answer>", True),
+    (PEAR, "<answer>$\\text{C}$</answer>", True),
+    (PEAR, "<answer>c</answer>", True),
+    (PEAR, "<answer>B</answer>", False),
+    (PEAR, "<answer>C. pear</answer>", True),
+    (PEAR, "<answer>pear</answer>", True),  # not the green pear, though it is part of that text
+    (PEAR, "<answer>The pear.</answer>", True),
+    (PEAR, "<answer>green pear</answer>", False),
+    (PEAR, "<answer>It is a green pear, I think</answer>", False),  # the longer option holds the shorter one
+    (PEAR, "<answer>a cherry</answer>", False),  # no option is like it: never the nearest one
+    (PEAR, "<answer>B or C</answer>", False),
+    (PEAR, "<answer>F</answer>", False),  # beyond the options
+    (PEAR, "<think>A or B?</think> So the answer is C.", True),
+    (PEAR, "Therefore, the correct option is (C)", True),
+    (PEAR, "I would say \\boxed{C}", True),
+    (PEAR, "I would say \\boxed{\\text{(C) pear}}", True),
+    (PEAR, "", False),
+    (TWELVE, "<answer>12</answer>", True),  # the number of exactly one option
+    (TWELVE, "<answer>12 cm</answer>", True),
+    (TWELVE, "<answer>120 mm</answer>", True),
+    (TWELVE, "<answer>1.2 cm</answer>", False),
+    (item("D", "choice", choices=LENGTHS), "<answer>0.5 cm</answer>", True),
+    (POINTS, "<answer>Q</answer>", True),
+    (POINTS, "<answer>B</answer>", True),
+    (item("A", "choice", choices=("isosceles", "scalene")), "<answer>isoceles</answer>", True),  # a typing error
+    (item("A", "choice", choices=("2019", "2018")), "<answer>2017</answer>", False),  # a figure is none
+    (LETTER, "<answer>D</answer>", True),  # options in the question's text
+    (LETTER, "the answer is: **D**", True),
+    (LETTER, "A or B, no, (D)", True),  # the last one without tags
+    (LETTER, "<answer>A circle</answer>", False),
+]
+
+INTEGER = item("14", "integer")
+FLOAT = item("2.35", "float", precision=2)
+ROUND = item("3.1", "float", precision=1)
+METRES = item("5", "integer", unit="m")
+NUMBERS = [
+    (INTEGER, "<answer>14</answer>", True),
+    (INTEGER, "<answer>14.0</answer>", True),
+    (INTEGER, "<answer>14.7</answer>", False),  # not cut off
+    (INTEGER, "<answer>-14</answer>", False),
+    (INTEGER, "<answer>x = 14</answer>", True),
+    (INTEGER, "<answer>$14$ apples</answer>", True),
+    (INTEGER, "<answer>14x</answer>", False),
+    (INTEGER, "<answer>14 or 15</answer>", False),
+    (INTEGER, "<answer>28/2</answer>", True),
+    (INTEGER, "there are 3 rows, so 14", True),
+    (INTEGER, "there are 14 in 3 rows", False),  # the last number counts
+    (item("1234", "integer"), "<answer>1,234</answer>", True),
+    (item("-7", "integer"), "<answer>−7</answer>", True),
+    (item("60", "integer"), "<answer>$60^\\circ$</answer>", True),
+    (FLOAT, "<answer>2.35</answer>", True),
+    (FLOAT, "<answer>2.349</answer>", True),  # rounds to 2.35
+    (FLOAT, "<answer>2.34</answer>", False),
+    (FLOAT, "<answer>2.4</answer>", False),  # less than was asked for
+    (FLOAT, "<answer>\\frac{47}{20}</answer>", True),
+    (FLOAT, "<answer>about two</answer>", False),
+    (ROUND, "<answer>3.14</answer>", True),
+    (ROUND, "<answer>3.2</answer>", False),
+    (item("0.5", "float", precision=2), "<answer>50%</answer>", True),
+    (item("0.5", "float", precision=2), "<answer>50</answer>", False),  # without the sign it is fifty
+    (METRES, "<answer>5 m</answer>", True),
+    (METRES, "<answer>5</answer>", True),
+    (METRES, "<answer>500 cm</answer>", True),
+    (METRES, "<answer>5 cm</answer>", False),
+    (METRES, "<answer>5 m^2</answer>", False),
+    (METRES, "<answer>5 metres</answer>", True),
+    (item("36", "float", precision=0, unit="km/h"), "<answer>10 m/s</answer>", True),
+    (item("2", "integer", unit="$m^2$"), "<answer>20000 cm^2</answer>", True),
+]
+
+WORDS = [
+    (item("yes", "text"), "<answer>Yes.</answer>", True),
+    (item("yes", "text"), "<answer>no</answer>", False),
+    (item("Red", "text"), "<answer>the red</answer>", True),
+    (item("Red", "text"), "The answer is **red**.", True),
+    (item("3:15", "text"), "<answer>3:15</answer>", True),
+    (item("3:15", "text"), "<answer>15:3</answer>", False),
+    (item("12", "text"), "<answer>12.0</answer>", True),
+    (item("[1, 2, 3]", "list"), "<answer>[1, 2, 3]</answer>", True),
+    (item("[1, 2, 3]", "list"), "<answer>1, 2, 3</answer>", True),
+    (item("[1, 2, 3]", "list"), "<answer>[3, 2, 1]</answer>", False),  # in order
+    (item("[1, 2, 3]", "list"), "<answer>[1, 2]</answer>", False),
+    (item("[0.5, 2]", "list"), "first [9, 9], then [0.50, 2.0].", True),
+    (item("[red, blue]", "list"), "<answer>[red, blue]</answer>", True),
+    (item("[red, blue]", "list"), "<answer>[blue]</answer>", False),
+]
+
+MATH = [
+    (item("\\frac{1}{2}", "math"), "<answer>$0.5$</answer>", True),
+    (item("2\\sqrt{3}", "math"), "<answer>$\\sqrt{12}$</answer>", True),
+    (item("2\\sqrt{3}", "math"), "<answer>3.46</answer>", False),
+    (item("2.83", "math"), "<answer>$2\\sqrt{2}$</answer>", True),  # the gold is rounded, to two decimals
+    (item("2.5", "math"), "<answer>2.53</answer>", False),  # one decimal is exact
+    (item("x^2-1", "math"), "<answer>$(x-1)(x+1)$</answer>", True),
+    (item("2a", "math"), "<answer>2</answer>", False),
+    (item("5 cm", "math"), "<answer>5</answer>", True),
+    (item("5 cm", "math"), "<answer>50 mm</answer>", True),
+    (item("5 cm", "math"), "<answer>5 kg</answer>", False),
+    (item("$\\frac{3}{4}$", "math", tolerances=(1e-2,)), "<answer>0.755</answer>", True),
+    (item("$\\frac{3}{4}$", "math", tolerances=(1e-2,)), "<answer>0.77</answer>", False),
+    (item("$3\\pi$", "math", tolerances=(1e-2,)), "So \\boxed{9.42}", True),
+    (item("$y=2x+1$", "math"), "\\boxed{2y - 4x = 2}", True),
+    (item("$y=2x+1$", "math"), "\\boxed{y = 2x}", False),
+    (item("$(1,2)$", "math"), "\\boxed{(1, 2)}", True),
+    (item("$(1,2)$", "math"), "\\boxed{(2, 1)}", False),
+    (item("$[0,1)$", "math"), "\\boxed{[0,1)}", True),
+    (item("$[0,1)$", "math"), "\\boxed{[0,1]}", False),
+    (item("isosceles triangle", "math"), "<answer>an isosceles triangle</answer>", True),
+]
+
+PAIR = item(("1", "2"), "answers")
+NEAR = item(("1.0", "1.1"), "answers", tolerances=(0.15, 0.02))
+ANSWERS = [
+    (PAIR, "<answer>1, 2</answer>", True),
+    (PAIR, "<answer>2, 1</answer>", True),  # in any order
+    (PAIR, "<answer>1 and 2</answer>", True),
+    (PAIR, "<answer>$x=1$ or $x=2$</answer>", True),
+    (PAIR, "<answer>{1, 2}</answer>", True),
+    (PAIR, "<answer>1</answer>", False),
+    (PAIR, "<answer>1, 1</answer>", False),  # each gold once
+    (PAIR, "<answer>1, 2, 3</answer>", False),
+    (PAIR, "either \\boxed{1} or \\boxed{2}", True),
+    (item(("$\\sqrt{2}$", "$-\\sqrt{2}$"), "answers"), "<answer>$\\pm\\sqrt{2}$</answer>", True),
+    (item(("(1,2)", "(3,4)"), "answers"), "<answer>$(3,4), (1,2)$</answer>", True),
+    (item(("(1,2)", "(3,4)"), "answers"), "<answer>$(1,3), (2,4)$</answer>", False),
+    (item(("\\frac{1}{2}", "3"), "answers"), "<answer>$3, 0.5$</answer>", True),
+    (NEAR, "<answer>1.1, 1.1</answer>", True),  # 1.1 equals both: the pairing has to be found
+    (NEAR, "<answer>1.0, 1.0</answer>", False),
+]
+
+REWARD = [
+    (item("8", "reward"), "<think> 3 and 5 </think><answer> 8 </answer>", True),
+    (item("8", "reward"), "<think> 3 and 5 </think><answer> 2 </answer>", False),
+    (item("B", "reward"), "<answer> B. 12 cm </answer>", True),
+    (item("\\frac83", "reward"), "<answer> 8/3 </answer>", True),
+]
+
+
+@pytest.fixture(scope="module")
+def scorer():
+    with AnswerScorer(workers=1) as scorer:
+        yield scorer
+
+
+@pytest.mark.parametrize("cases", [CHOICE, NUMBERS, WORDS, MATH, ANSWERS, REWARD])
+def test_verdicts(scorer, cases):
+    verdicts = scorer.score([(question, response) for question, response, _ in cases])
+    wrong = [
+        (question.gold, response, verdict)
+        for (question, response, expected), verdict in zip(cases, verdicts, strict=True)
+        if verdict.correct != expected
+    ]
+    assert not wrong
+    assert scorer.counters == {"timeouts": 0, "errors": 0}
+
+
+def test_what_was_taken_for_the_answer_is_told(scorer):
+    (verdict,) = scorer.score([(INTEGER, "<think> 7 + 7 </think> The answer is 14 apples.")])
+    assert (verdict.extracted, verdict.correct) == ("14 apples", True)
+
+
+def test_a_formula_that_cannot_be_computed_is_wrong_and_counted():
+    with AnswerScorer(workers=1) as scorer:
+        questions = [item("7", "math"), item("7", "math")]
+        verdicts = scorer.score(list(zip(questions, [f"<answer>${'9^' * 400}9$</answer>", "\\boxed{7}"], strict=True)))
+        assert [verdict.correct for verdict in verdicts] == [False, True]
+        assert scorer.counters["errors"] + scorer.counters["timeouts"] == 1
+
+
+@pytest.mark.parametrize(
+    ("equal", "expected"),
+    [
+        ([[True]], True),
+        ([[False]], False),
+        ([[True, True], [True, False]], True),
+        ([[True, True], [False, False]], False),
+        ([[True, True, False], [True, False, False], [False, True, True]], True),
+        ([[True, False, False], [True, False, False], [True, True, True]], False),
+    ],
+)
+def test_pairing(equal, expected):
+    assert one_to_one(equal) is expected
