@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-def sample_weights(kind: str, num_tokens: Sequence[int]) -> list[float]:
+def sample_weights(kind: str, num_tokens: Sequence[int], max_tokens: int = 0) -> list[float]:
     """The weight of every token of each sample of an update.
 
     Args:
         kind: `sample_mean`, the mean over samples of their token means; `token_mean`, the mean over all tokens (DAPO,
-            arXiv 2503.14476, section 3.3).
+            arXiv 2503.14476, section 3.3); `dr_grpo`, the sum over samples x `max_tokens`, which favours no length
+            (Understanding R1-Zero-Like Training, section 3.2).
         num_tokens: [samples] trained response tokens of every sample of the global update; samples without tokens
-            do not count.
+            do not count as trained, but `dr_grpo` counts all.
+        max_tokens: the longest response that sampling allows; only `dr_grpo` asks for it.
 
     Returns:
         [samples] float, such that sum over tokens of weight * loss is the batch's loss.
@@ -27,4 +29,6 @@ def sample_weights(kind: str, num_tokens: Sequence[int]) -> list[float]:
     if kind == "token_mean":
         total = sum(num_tokens)
         return [1.0 / total if count else 0.0 for count in num_tokens]
-    raise ValueError(f"Reduction {kind!r} is unknown; use 'sample_mean' or 'token_mean'.")
+    if kind == "dr_grpo":
+        return [1.0 / (len(num_tokens) * max_tokens) if count else 0.0 for count in num_tokens]
+    raise ValueError(f"Reduction {kind!r} is unknown; use 'sample_mean', 'token_mean' or 'dr_grpo'.")

@@ -119,7 +119,11 @@ def _question(prompt: Prompt) -> str:
 
 
 class Collector:
-    """Fills batches from a stream of prompts; what it holds between steps is part of a checkpoint."""
+    """Fills batches from a stream of prompts; what it holds between steps is part of a checkpoint.
+
+    Args:
+        end_token_id: what truncated responses end with where `algorithm.truncated` is "overwrite".
+    """
 
     def __init__(
         self,
@@ -130,7 +134,9 @@ class Collector:
         prompts: Sequence[Prompt],
         stream: PromptStream,
         timer: Timer = nullcontext,
+        end_token_id: int | None = None,
     ):
+        self.end_token_id = end_token_id
         self.config, self.engine, self.scorer, self.store = config, engine, scorer, store
         self.prompts, self.stream, self.timer = prompts, stream, timer
         self.surplus: list[Group] = []  # groups that passed the filter and found no place yet
@@ -153,6 +159,7 @@ class Collector:
         if not kept:
             raise RuntimeError(self._nothing_left(step, counters))
         self.surplus = kept[wanted:]
+        counters["filter/buffer"] = len(self.surplus)
         return Collected(tuple(kept[:wanted]), tuple(generated), dict(counters))
 
     def _fresh_surplus(self, counters: Counter[str]) -> list[Group]:
@@ -182,13 +189,18 @@ class Collector:
         return shuffled_rewards(groups, (seed, step, round_number)) if self.config.reward.shuffle else groups
 
     def _judged(self, group: Group) -> Group:
-        if self.config.algorithm.truncated != "penalise":
+        """The group with its truncated samples treated as `algorithm.truncated` says, as far as that is done here."""
+        treat = {"penalise": self._penalised, "overwrite": self._overwritten}.get(self.config.algorithm.truncated)
+        if treat is None:
             return group
-        samples = tuple(
-            replace(sample, rewards=dict.fromkeys(sample.rewards, 0.0)) if sample.truncated else sample
-            for sample in group.samples
-        )
-        return replace(group, samples=samples)
+        return replace(group, samples=tuple(treat(sample) if sample.truncated else sample for sample in group.samples))
+
+    def _penalised(self, sample: Sample) -> Sample:
+        return replace(sample, rewards=dict.fromkeys(sample.rewards, 0.0))
+
+    def _overwritten(self, sample: Sample) -> Sample:
+        """The engine's log-prob of the last token stays, though it is another token's: nobody has the new one's."""
+        return replace(sample, token_ids=(*sample.token_ids[:-1], self.end_token_id))
 
     def _filtered(self, groups: list[Group], counters: Counter[str]) -> list[Group]:
         options = self.config.algorithm.filter

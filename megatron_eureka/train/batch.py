@@ -1,4 +1,4 @@
-"""From groups of samples to the rows of an update, with everything the loss needs a sample."""
+"""From groups of samples to the rows of an update, with the weight of each sample in the loss."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 
 from megatron_eureka.config.schema import Config
 from megatron_eureka.data.packing import Item, pack, plan_rows, round_up, split_item
-from megatron_eureka.rl.advantages import ESTIMATORS
 from megatron_eureka.rl.reductions import sample_weights
+from megatron_eureka.rl.step_advantages import trained_tokens
 from megatron_eureka.train.policy import Policy
 from megatron_eureka.types import Group, MicroBatch, Sample
 
@@ -20,7 +20,6 @@ class UpdateBatch:
     """One optimizer step's samples: all of them by number, and this replica's rows of them."""
 
     samples: tuple[Sample, ...]  # [samples of the global update]
-    advantages: torch.Tensor  # [samples] float32
     weights: torch.Tensor  # [samples] float32, of each token of a sample in the loss
     stale: torch.Tensor  # [samples] bool, drawn by an older policy than the one the step starts from
     rows: tuple[MicroBatch, ...]  # this replica's
@@ -46,16 +45,14 @@ def cut_into_updates(groups: Sequence[Group], samples_per_update: int) -> list[l
 
 
 def make_update(groups: Sequence[Group], config: Config, policy: Policy, policy_version: int = 0) -> UpdateBatch:
-    """Advantages, loss weights and rows of one update.
+    """Loss weights and rows of one update.
 
     Args:
         policy_version: of the weights that the step starts from; samples of older ones are stale.
     """
-    estimator = ESTIMATORS[config.algorithm.advantage]
     samples = tuple(sample for group in groups for sample in group.samples)
-    rewards = [torch.tensor([sample.rewards["total"] for sample in group.samples]) for group in groups]
-    masked = config.algorithm.truncated == "mask"
-    num_trained = [0 if masked and sample.truncated else len(sample.token_ids) for sample in samples]
+    num_tokens = trained_tokens(samples, config.algorithm)
+    weights = sample_weights(config.algorithm.reduction, num_tokens, config.rollout.max_response_tokens)
     items, first = [], 0
     for group in groups:
         numbers = tuple(range(first, first + len(group.samples)))
@@ -63,8 +60,7 @@ def make_update(groups: Sequence[Group], config: Config, policy: Policy, policy_
         items.append(Item(group.prompt, tuple(sample.token_ids for sample in group.samples), numbers))
     return UpdateBatch(
         samples=samples,
-        advantages=torch.cat([estimator(group_rewards) for group_rewards in rewards]),
-        weights=torch.tensor(sample_weights(config.algorithm.reduction, num_trained)),
+        weights=torch.tensor(weights),
         stale=torch.tensor([sample.policy_version < policy_version for sample in samples]),
         rows=tuple(make_rows(items, config, policy)),
     )

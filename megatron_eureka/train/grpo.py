@@ -6,7 +6,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.distributed as dist
@@ -18,20 +18,30 @@ from megatron_eureka.evaluate.heldout import evaluate
 from megatron_eureka.log import logger
 from megatron_eureka.parallel.groups import device
 from megatron_eureka.rewards.scorer import Scorer
+from megatron_eureka.rl.step_advantages import StepAdvantages, step_advantages
 from megatron_eureka.rollout.collect import Collected, Collector
 from megatron_eureka.rollout.colocated import ColocatedEngine
 from megatron_eureka.rollout.options import EngineOptions
 from megatron_eureka.rollout.suppress import stop_token_ids, suppressed_token_ids
-from megatron_eureka.train import update as passes
 from megatron_eureka.train.batch import UpdateBatch, cut_into_updates, make_update
-from megatron_eureka.train.rollout_metrics import performance, rollout_metrics, throughput, vision_metrics
+from megatron_eureka.train.logprob_passes import Logprobs, kl_by_sample, logprobs_of, old_logprobs
+from megatron_eureka.train.reference_policy import ReferencePolicy
+from megatron_eureka.train.rollout_metrics import (
+    advantage_metrics,
+    performance,
+    rollout_metrics,
+    throughput,
+    vision_metrics,
+    warn_of_mismatch,
+)
 from megatron_eureka.train.run import Data, Run, load_data, new_stream, open_folder, open_run, run_on_main, start_job
+from megatron_eureka.train.update import update
 
 
 def train(config: Config, name: str) -> None:
     """Train `config.model.path` by GRPO; called on every rank of the job.
 
-        prompts -> collect -> advantages -> pack -> old log-probs -> update -> push weights -> log -> evaluate / save
+        prompts -> collect -> pack -> log-probs -> advantages -> update -> push weights -> log -> evaluate / save
 
     Raises:
         ValueError: bad input, with its remedy.
@@ -43,10 +53,11 @@ def train(config: Config, name: str) -> None:
         started = time.perf_counter()
         collected = collect(session, step)
         batches = make_batches(session, collected)
-        old = compute_old_logprobs(session, batches)
-        metrics = update_policy(session, batches, old)
+        passes = compute_logprobs(session, batches)
+        advantages = compute_advantages(session, collected, batches, passes)
+        metrics = update_policy(session, batches, passes, advantages)
         push_weights(session)
-        log(session, step, collected, batches, metrics, time.perf_counter() - started)
+        log(session, step, collected, batches, advantages, metrics, time.perf_counter() - started)
         evaluate_if(session, step, session.run.is_due(step, config.evaluation.every))
         save_if(session, step, session.run.is_due(step, config.checkpoint.every))
     finish(session)
@@ -61,6 +72,7 @@ class Session:
     scorer: Scorer
     collector: Collector
     data: Data
+    reference: ReferencePolicy | None = None  # where there is a KL term
     images_asked: int = 0  # distinct images of this replica's rows in the step
     counted: dict[str, int] = field(default_factory=dict)  # counters at the end of the step before
 
@@ -82,8 +94,10 @@ def open_session(config: Config, name: str) -> Session:
     engine = ColocatedEngine(EngineOptions.from_config(config, max_images=max_images))
     assert tuple(engine.suppressed) == tuple(banned), "engine and trainer must leave out the same tokens"
     stream = new_stream(config, data.train)
-    collector = Collector(config, engine, scorer, data.store, data.train.prompts, stream, run.timers)
-    session = Session(run, engine, scorer, collector, data)
+    prompts, end_token_id = data.train.prompts, tokenizer.eos_token_id
+    collector = Collector(config, engine, scorer, data.store, prompts, stream, run.timers, end_token_id)
+    reference = ReferencePolicy(run.policy) if config.algorithm.kl.coef else None  # of the weights before a resume
+    session = Session(run, engine, scorer, collector, data, reference)
     progress = run.resume()
     if progress is not None:
         collector.load_state_dict(progress["collector"])
@@ -123,7 +137,7 @@ def engine_turn(session: Session) -> Iterator[None]:
 
 
 def make_batches(session: Session, collected: Collected) -> list[UpdateBatch]:
-    """Advantages and rows of each update of the step; encodes the step's images."""
+    """Rows of each update of the step; encodes the step's images."""
     run = session.run
     with run.timers("pack"):
         chunks = cut_into_updates(collected.groups, run.config.train.samples_per_update)
@@ -135,26 +149,46 @@ def make_batches(session: Session, collected: Collected) -> list[UpdateBatch]:
     return batches
 
 
-def compute_old_logprobs(session: Session, batches: list[UpdateBatch]) -> list[list[torch.Tensor]]:
-    """Log-probs of all updates' rows under the weights that the step starts from."""
-    with session.run.timers("old_logprob"):
-        return [passes.old_logprobs(session.run.policy, batch) for batch in batches]
+def compute_logprobs(session: Session, batches: list[UpdateBatch]) -> list[Logprobs]:
+    """Log-probs of all updates' rows under the weights that the step starts from, and under the reference."""
+    run = session.run
+    with run.timers("old_logprob"):
+        passes = [old_logprobs(run.policy, batch) for batch in batches]
+    if session.reference is None:
+        return passes
+    with run.timers("ref_logprob"), session.reference.in_place():
+        return [
+            replace(found, reference=logprobs_of(run.policy, batch))
+            for found, batch in zip(passes, batches, strict=True)
+        ]
+
+
+def compute_advantages(
+    session: Session, collected: Collected, batches: list[UpdateBatch], passes: list[Logprobs]
+) -> StepAdvantages:
+    """Advantages of the step's samples from their rewards, less the KL penalty where it is one of the reward."""
+    run, options = session.run, session.run.config.algorithm
+    penalties = None
+    if session.reference is not None and options.kl.place == "reward":
+        pairs = zip(batches, passes, strict=True)
+        penalties = options.kl.coef * torch.cat([kl_by_sample(run.policy, batch, found) for batch, found in pairs])
+    return step_advantages(collected.groups, options, penalties)
 
 
 def update_policy(
-    session: Session, batches: list[UpdateBatch], old: list[list[torch.Tensor]]
+    session: Session, batches: list[UpdateBatch], passes: list[Logprobs], advantages: StepAdvantages
 ) -> list[dict[str, float]]:
     """One optimizer step a batch; returns the metrics of each."""
     run = session.run
     planned = updates_per_step(run.config)
+    of_batch = advantages.values.split([len(batch.samples) for batch in batches])
     with run.timers("update"):
         metrics: list[dict[str, float]] = []
-        for batch, logprobs in zip(batches, old, strict=True):
-            correction = passes.rollout_correction(run.policy, batch, logprobs)
+        for batch, found, values in zip(batches, passes, of_batch, strict=True):
             # A step takes its planned share of the schedule, however many groups the filter left.
             place = planned * (run.step + len(metrics) / len(batches))
-            result = passes.update(run.policy, batch, logprobs, place, planned * run.config.train.steps)
-            metrics.append({**correction, **result})
+            result = update(run.policy, batch, found, values, place, planned * run.config.train.steps)
+            metrics.append({**found.metrics, **result})
             run.updates += 1
     return metrics
 
@@ -177,6 +211,7 @@ def log(
     step: int,
     collected: Collected,
     batches: list[UpdateBatch],
+    advantages: StepAdvantages,
     updates: list[dict[str, float]],
     seconds: float,
 ) -> None:
@@ -184,7 +219,9 @@ def log(
     run = session.run
     metrics = {name: sum(each[name] for each in updates) / len(updates) for name in updates[0]}
     metrics["actor/log_ratio_max/first"] = updates[0]["actor/log_ratio_max"]  # 0 when old log-probs are this policy's
-    metrics |= rollout_metrics(collected, torch.cat([batch.advantages for batch in batches]))
+    metrics |= rollout_metrics(collected, session.engine.policy_version)
+    metrics |= advantage_metrics(advantages, run.config.algorithm)
+    warn_of_mismatch(metrics, run.config.algorithm.correction.alarm)
     metrics |= vision_metrics(run.policy, session.images_asked)
     metrics |= step_counts(session)
     metrics["rollout/policy_version"] = float(session.engine.policy_version)
@@ -199,7 +236,7 @@ def log(
         "grad": f"{metrics['actor/grad_norm']:.2f}",
         "tok/s": f"{metrics['perf/tokens_per_s']:.0f}",
     }
-    run.log_rollouts(step, collected.generated, collected.groups, torch.cat([batch.advantages for batch in batches]))
+    run.log_rollouts(step, collected.generated, collected.groups, advantages.values)
     run.log(step, metrics, console)
 
 

@@ -10,33 +10,73 @@ from collections.abc import Sequence
 import torch
 import torch.distributed as dist
 
+from megatron_eureka.config.schema import Algorithm
+from megatron_eureka.log import logger
+from megatron_eureka.rl.step_advantages import StepAdvantages
 from megatron_eureka.rollout.collect import Collected
 from megatron_eureka.train.flops import language_model_flops, peak_flops, tower_flops
 from megatron_eureka.train.metrics import Timers
 from megatron_eureka.train.policy import Policy
 from megatron_eureka.types import Group, MicroBatch
 
+# Of a step's collecting, by name.
+COUNTERS = (
+    *("filter/kept", "filter/dropped_easy", "filter/dropped_hard", "filter/stale", "filter/buffer"),
+    *("rollout/refused", "rollout/rounds"),
+)
 
-def rollout_metrics(collected: Collected, advantages: torch.Tensor) -> dict[str, float]:
-    """Rewards and lengths of everything generated, the filter's counts, advantages of what is trained on."""
+
+def rollout_metrics(collected: Collected, policy_version: int) -> dict[str, float]:
+    """Rewards and lengths of everything generated, the filter's counts, and the age of what is trained on.
+
+    Args:
+        policy_version: of the weights that the engines hold now, after the step's update.
+    """
     groups: Sequence[Group] = collected.generated or collected.groups
     samples = [sample for group in groups for sample in group.samples]
     names = dict.fromkeys(name for sample in samples for name in sample.rewards)
     metrics = {f"reward/{name}/mean": statistics.fmean(s.rewards.get(name, 0.0) for s in samples) for name in names}
     spreads = [statistics.pstdev(sample.rewards["total"] for sample in group.samples) for group in groups]
     lengths = [len(sample.token_ids) for sample in samples]
+    ages = [policy_version - 1 - group.policy_version for group in collected.groups]
     metrics |= {
         "reward/group_std/mean": statistics.fmean(spreads),
         "response_length/mean": statistics.fmean(lengths),
         "response_length/max": float(max(lengths)),
         "response_length/clip_ratio": statistics.fmean(sample.truncated for sample in samples),
         "prompt_length/mean": statistics.fmean(group.prompt.num_tokens for group in groups),
-        "advantage/mean": float(advantages.mean()),
-        "advantage/std": float(advantages.std()) if len(advantages) > 1 else 0.0,
-        "advantage/zero_fraction": float((advantages == 0).float().mean()),
+        "filter/staleness/mean": statistics.fmean(ages),
+        "filter/staleness/max": float(max(ages)),
     }
-    counts = ("filter/kept", "filter/dropped_easy", "filter/dropped_hard", "filter/stale", "rollout/refused")
-    return metrics | {name: float(collected.counters.get(name, 0)) for name in counts}
+    return metrics | {name: float(collected.counters.get(name, 0)) for name in COUNTERS}
+
+
+def advantage_metrics(advantages: StepAdvantages, options: Algorithm) -> dict[str, float]:
+    """Spread of the advantages, groups that ADORA weighed down, and the KL penalty where rewards bear it."""
+    values = advantages.values
+    metrics = {
+        "advantage/mean": float(values.mean()),
+        "advantage/std": float(values.std()) if len(values) > 1 else 0.0,
+        "advantage/zero_fraction": float((values == 0).float().mean()),
+    }
+    if options.adora.enabled:
+        metrics["advantage/adora/weighted_down"] = float((advantages.adora_weights != 1).float().mean())
+    if advantages.penalties is not None:
+        metrics["reward/kl_penalty/mean"] = float(advantages.penalties.mean())
+    return metrics
+
+
+def warn_of_mismatch(metrics: dict[str, float], alarm: float) -> None:
+    """Say so when the engine's probabilities are too far from the trainer's; also noted as `rollout_corr/alarm`."""
+    difference = metrics["rollout_corr/probs_diff_mean"]
+    metrics["rollout_corr/alarm"] = float(difference > alarm)
+    if difference > alarm:
+        logger.warning(
+            "engine and trainer give the same tokens probabilities that differ by %.4f on average, over "
+            "algorithm.correction.alarm = %g: check that weights arrive (rollout/policy_version), that both use one "
+            "precision and temperature, and see algorithm.correction for what can be corrected",
+            *(difference, alarm),
+        )
 
 
 def vision_metrics(policy: Policy, images_asked: int) -> dict[str, float]:

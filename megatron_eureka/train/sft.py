@@ -15,7 +15,7 @@ from megatron_eureka.rl.reductions import sample_weights
 from megatron_eureka.train.batch import make_rows
 from megatron_eureka.train.policy import accumulate, step
 from megatron_eureka.train.run import Run, load_data, new_stream, open_folder, open_run, start_job
-from megatron_eureka.train.update import sum_over_job
+from megatron_eureka.train.totals import sum_over_job
 from megatron_eureka.types import MicroBatch
 
 

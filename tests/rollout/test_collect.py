@@ -146,8 +146,9 @@ def test_a_batch_is_filled_to_the_brim_and_what_is_left_starts_the_next():
     # Rounds of three: p1 passes, then p3 p4 p5 pass, one more than there is room for.
     counters = {"filter/stale": 0, "filter/kept": 4, "filter/dropped_hard": 1, "filter/dropped_easy": 1}
     counters |= {"rollout/rounds": 2, "rollout/prompts": 6}
-    assert first == (["p1", "p3", "p4"], ["p0", "p1", "p2", "p3", "p4", "p5"], counters)
-    assert second == (["p5", "p1", "p3"], ["p0", "p1", "p2", "p3", "p4", "p5"], counters)
+    first_counters, second_counters = counters | {"filter/buffer": 1}, counters | {"filter/buffer": 2}
+    assert first == (["p1", "p3", "p4"], ["p0", "p1", "p2", "p3", "p4", "p5"], first_counters)
+    assert second == (["p5", "p1", "p3"], ["p0", "p1", "p2", "p3", "p4", "p5"], second_counters)
     assert surplus == ["p4", "p5"]
 
 

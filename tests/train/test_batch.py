@@ -9,9 +9,11 @@ from examples.digits.model import make_model
 from megatron_eureka.config.schema import Config
 from megatron_eureka.parallel import groups as process
 from megatron_eureka.parallel.layout import Layout
-from megatron_eureka.train import update as passes
+from megatron_eureka.rl.step_advantages import step_advantages
 from megatron_eureka.train.batch import cut_into_updates, make_update
+from megatron_eureka.train.logprob_passes import old_logprobs
 from megatron_eureka.train.policy import build_policy
+from megatron_eureka.train.update import update
 from megatron_eureka.types import Group, Prompt, Sample
 from tests.model.reference import CASES, config_for, pixels
 from tests.ranks import run_ranks
@@ -63,7 +65,8 @@ def test_weights_count_what_is_trained(reduction, truncated, expected):
     batch = make_update(GROUPS, options(reduction, truncated), policy_stub())
     torch.testing.assert_close(batch.weights, torch.tensor(expected), rtol=1e-6, atol=0)  # float32 quotients
     # Masked samples still count in their group's baseline: (1 + 0) / 2 and (2 + 5 + 2) / 3.
-    assert batch.advantages.tolist() == [0.5, -0.5, -1.0, 2.0, -1.0]
+    advantages = step_advantages(GROUPS, options(reduction, truncated).algorithm).values
+    assert advantages.tolist() == [0.5, -0.5, -1.0, 2.0, -1.0]
     assert [list(s.token_ids) for s in batch.samples] == [[11, 12], [13, 14, 15, 16], [17], [], [18, 19, 20]]
 
 
@@ -125,7 +128,7 @@ def test_a_replica_without_work_gets_an_empty_row():
     (row,) = second.rows  # as many rows on every replica: they step together
     assert (row.num_tokens, len(row.token_ids), len(row.targets), len(row.images)) == (0, 4, 0, 0)
     assert second.engine_logprobs(row).shape == (0,)
-    assert torch.equal(first.weights, second.weights) and torch.equal(first.advantages, second.advantages)
+    assert torch.equal(first.weights, second.weights)
 
 
 def test_rows_of_a_pipeline_have_one_length_and_whole_rounds():
@@ -158,11 +161,12 @@ def _update(rank, world, model, truncated):
     policy = build_policy(config, layout, process_groups, pixels)
     batch = make_update(one_group(policy.info, cut=truncated == "mask"), config, policy)
     before = {name: weight.detach().clone() for name, weight in policy.weights().items()}
-    old = passes.old_logprobs(policy, batch)
-    metrics = {**passes.rollout_correction(policy, batch, old), **passes.update(policy, batch, old, 0, 1)}
+    passes = old_logprobs(policy, batch)
+    advantages = step_advantages(one_group(policy.info, cut=truncated == "mask"), config.algorithm).values
+    metrics = {**passes.metrics, **update(policy, batch, passes, advantages, 0, 1)}
     moved = max(float((weight - before[name]).abs().max()) for name, weight in policy.weights().items())
     process.stop()
-    return old, [row.sample_index for row in batch.rows], metrics, moved
+    return passes.old, [row.sample_index for row in batch.rows], metrics, moved
 
 
 def test_an_update_with_an_idle_replica_is_that_of_one_rank(model):

@@ -1,14 +1,19 @@
 """A GRPO update on fixed groups: on policy at first, and the same for every layout, cut and packing."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from examples.digits.model import make_model
 from megatron_eureka.parallel import groups
 from megatron_eureka.parallel.layout import Layout
-from megatron_eureka.train import update as passes
+from megatron_eureka.rl.step_advantages import step_advantages
 from megatron_eureka.train.batch import cut_into_updates, make_update
+from megatron_eureka.train.logprob_passes import kl_by_sample, logprobs_of, old_logprobs
 from megatron_eureka.train.policy import build_policy
+from megatron_eureka.train.reference_policy import ReferencePolicy
+from megatron_eureka.train.update import update
 from megatron_eureka.types import Group, Sample
 from tests.model.reference import CASES, config_for, pixels
 from tests.ranks import run_ranks
@@ -29,13 +34,27 @@ def make_groups(info) -> list[Group]:
     return result
 
 
+# One of each loss, reduction, estimator, KL term and correction; combined so that every layout sees all of them.
+RECIPES = {
+    "grpo": {"reduction": "token_mean"},
+    "gspo": {"loss": "gspo", "reduction": "sample_mean", "kl": {"coef": 0.1, "estimator": "k3"}, "entropy_coef": 0.01},
+    "cispo": {
+        "loss": "cispo",
+        "advantage": "rloo",
+        "reduction": "dr_grpo",
+        "kl": {"coef": 0.1, "estimator": "k2", "place": "reward"},
+        "correction": {"weights": "sequence", "reject": "geometric", "reject_low": 0.1},
+    },
+}
+
+
 def _two_updates(rank, world, model, layout, options):
     """Metrics of two updates on the same batch (the second one off policy), and the weights after them."""
     options = dict(options)
     limit = options.pop("max_tokens", 4096)
     old_limit = options.pop("old_max_tokens", limit)
+    algorithm = RECIPES[options.pop("recipe", "grpo")]
     process_groups = groups.start(layout, seed=1, timeout_s=60)
-    algorithm = {"reduction": options.pop("reduction", "token_mean")}
     config = config_for(
         model,
         layout,
@@ -48,24 +67,38 @@ def _two_updates(rank, world, model, layout, options):
     policy = build_policy(config, layout, process_groups, pixels, banned=(340, 341))
     batch = make_update(make_groups(policy.info), config, policy)
     policy.encoder and policy.encoder.remember(image for row in batch.rows for image in row.images)
+    passes = old_logprobs(policy, batch)
     if old_limit != limit:
         other = config.model_copy(
             update={"train": config.train.model_copy(update={"max_tokens_per_microbatch": old_limit})}
         )
-        old = _rearranged(policy, batch, make_update(make_groups(policy.info), other, policy))
-    else:
-        old = passes.old_logprobs(policy, batch)
-    metrics = [
-        {**passes.rollout_correction(policy, batch, old), **passes.update(policy, batch, old, number, 2)}
-        for number in range(2)
-    ]
+        passes = replace(passes, old=_rearranged(policy, batch, make_update(make_groups(policy.info), other, policy)))
+    penalties = None
+    if config.algorithm.kl.coef:
+        passes = replace(passes, reference=_of_another_model(policy, batch))
+    if config.algorithm.kl.place == "reward":
+        penalties = config.algorithm.kl.coef * kl_by_sample(policy, batch, passes)
+    advantages = step_advantages(make_groups(policy.info), config.algorithm, penalties)
+    metrics = [{**passes.metrics, **update(policy, batch, passes, advantages.values, number, 2)} for number in range(2)]
     groups.stop()
-    return metrics
+    return metrics, advantages.values.tolist()
+
+
+def _of_another_model(policy, batch):
+    """Log-probs under weights that are the policy's times 1.05."""
+    reference = ReferencePolicy(policy)
+    for weight in reference._weights.values():
+        weight.mul_(1.05)
+    before = {name: weight.clone() for name, weight in policy.weights().items()}
+    with reference.in_place():
+        values = logprobs_of(policy, batch)
+    assert all(torch.equal(weight, before[name]) for name, weight in policy.weights().items())
+    return values
 
 
 def _rearranged(policy, batch, other):
     """Old log-probs that were made under another cut into rows, in the order of `batch`'s rows (one rank)."""
-    values = torch.cat(passes.old_logprobs(policy, other))
+    values = torch.cat(logprobs_of(policy, other))
     numbers = torch.cat([row.sample_index for row in other.rows])
     return [
         torch.cat([values[numbers == sample] for sample in row.sample_index.unique_consecutive()]) for row in batch.rows
@@ -77,9 +110,9 @@ def model(tmp_path_factory):
     return str(make_model(tmp_path_factory.mktemp("model") / "hf", num_layers=4, std=0.06, seed=1))
 
 
-@pytest.fixture(scope="module", params=["token_mean", "sample_mean"])
+@pytest.fixture(scope="module", params=RECIPES)
 def one_rank(request, model):
-    return request.param, run_ranks(1, _two_updates, model, Layout(), {"reduction": request.param})[0]
+    return request.param, *run_ranks(1, _two_updates, model, Layout(), {"recipe": request.param})[0]
 
 
 def test_the_first_update_is_on_policy_bitwise(one_rank):
@@ -89,8 +122,20 @@ def test_the_first_update_is_on_policy_bitwise(one_rank):
     assert second["actor/log_ratio_max"] > 1e-2  # the first update moved the policy
 
 
+def test_the_terms_of_a_recipe_are_there(one_rank):
+    recipe, (first, second), advantages = one_rank
+    assert ("actor/kl_loss" in first) == (recipe != "grpo")
+    if recipe != "grpo":
+        assert first["actor/kl_loss"] > 1e-4  # the other model's log-probs differ
+    if recipe == "gspo":  # loss = policy + 0.1 KL - 0.01 entropy, on samples of different lengths
+        assert first["actor/loss"] != pytest.approx(first["actor/pg_loss"], abs=1e-3)
+    if recipe == "cispo":  # rloo of equal rewards would be +-; the penalties make all of them different
+        assert len(set(advantages)) == len(advantages)
+        assert 0 < first["rollout_corr/is_mean"] < 1  # a random model: about e^-6 where the engine said e^-5
+
+
 def test_under_another_cut_the_first_ratio_is_one_to_rounding(model):
-    (first, _) = run_ranks(1, _two_updates, model, Layout(), {"old_max_tokens": 40})[0]
+    (first, _), _ = run_ranks(1, _two_updates, model, Layout(), {"old_max_tokens": 40})[0]
     assert 0.0 < first["actor/log_ratio_max"] < 1e-6  # other batch sizes of the same matrix products, in float32
 
 
@@ -109,8 +154,10 @@ def test_under_another_cut_the_first_ratio_is_one_to_rounding(model):
     ids=str,
 )
 def test_every_layout_and_cut_makes_the_same_update(model, one_rank, layout, options):
-    reduction, expected = one_rank
-    for metrics in run_ranks(layout.world_size, _two_updates, model, layout, {**options, "reduction": reduction}):
+    recipe, expected, expected_advantages = one_rank
+    ranks = run_ranks(layout.world_size, _two_updates, model, layout, {**options, "recipe": recipe})
+    for metrics, advantages in ranks:
+        assert advantages == pytest.approx(expected_advantages, rel=1e-4)  # the penalties are float32 sums
         for got, reference in zip(metrics, expected, strict=True):  # known alike on every rank
             assert got.keys() == reference.keys()
             for name, value in reference.items():

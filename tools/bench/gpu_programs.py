@@ -33,11 +33,13 @@ from megatron_eureka.data.prompts import PromptSet  # noqa: E402
 from megatron_eureka.model import attention  # noqa: E402
 from megatron_eureka.model.checkpoint import load_megatron  # noqa: E402
 from megatron_eureka.parallel import groups  # noqa: E402
+from megatron_eureka.rl.step_advantages import step_advantages  # noqa: E402
 from megatron_eureka.train.batch import cut_into_updates, make_rows, make_update  # noqa: E402
+from megatron_eureka.train.logprob_passes import old_logprobs  # noqa: E402
 from megatron_eureka.train.policy import Policy, accumulate, build_policy  # noqa: E402
 from megatron_eureka.train.run import start_job  # noqa: E402
 from megatron_eureka.train.sft import fit  # noqa: E402
-from megatron_eureka.train.update import old_logprobs, rollout_correction, update  # noqa: E402
+from megatron_eureka.train.update import update  # noqa: E402
 from megatron_eureka.types import Group, ImageKey, Prompt, Sample  # noqa: E402
 from megatron_eureka.weights import hf_to_megatron, rules_by_name, shards_to_hf  # noqa: E402
 from tools.bench.gpu_variants import Variant  # noqa: E402
@@ -177,14 +179,14 @@ def run_grpo(variant: Variant, folder: str) -> dict[str, torch.Tensor]:
         chunks = cut_into_updates(recorded, NUM_PROMPTS * NUM_SAMPLES // 2)
         batches = [make_update(chunk, policy.config, policy) for chunk in chunks]
         policy.encoder.remember(image for batch in batches for row in batch.rows for image in row.images)
-        old = [old_logprobs(policy, batch) for batch in batches]
-        for number, (batch, before) in enumerate(zip(batches, old, strict=True)):
+        passes = [old_logprobs(policy, batch) for batch in batches]
+        advantages = step_advantages(recorded, policy.config.algorithm).values.split(NUM_PROMPTS * NUM_SAMPLES // 2)
+        for number, (batch, found) in enumerate(zip(batches, passes, strict=True)):
             samples = torch.cat([row.sample_index for row in batch.rows])
             order = torch.argsort(samples, stable=True)
-            old_all.append(torch.cat(before).cpu()[order])
-            correction = rollout_correction(policy, batch, before)
-            result = update(policy, batch, before, number, ROLLOUTS * len(batches))
-            metrics.append({**correction, **result})
+            old_all.append(torch.cat(found.old).cpu()[order])
+            result = update(policy, batch, found, advantages[number], number, ROLLOUTS * len(batches))
+            metrics.append({**found.metrics, **result})
         policy.offload()
         policy.restore()
     column = lambda name: torch.tensor([step[name] for step in metrics])

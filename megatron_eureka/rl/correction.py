@@ -1,0 +1,147 @@
+"""Rollout correction: the engine that sampled and the trainer compute the same log-probs with other kernels.
+
+The difference is measured (`rollout_corr/*`) and, as far as importance weights can, corrected: the loss of a token is
+weighted by trainer / engine, cut at a cap (truncated importance sampling, "Your Efficient RL Framework Secretly Brings
+You Off-Policy RL Training", 2025), and what is too far off may be rejected (masked).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from megatron_eureka.config.schema import Correction
+from megatron_eureka.rl.losses import MAX_LOG_RATIO, mean_by_sample
+
+Sums = dict[str, torch.Tensor]
+# What `correction_sums` gives; summed over rows and ranks, but of MAXIMA the largest is taken.
+SUMS = (
+    *("tokens", "samples", "log_ratio", "k3", "ratio", "ratio_squared", "sequence_ratio_squared", "probs_diff"),
+    *("probs_diff_max", "importance", "is_max", "is_truncated", "rejected_tokens", "rejected_samples"),
+    *("training_log_ppl", "rollout_log_ppl", "log_ppl_abs_diff"),
+)
+MAXIMA = ("probs_diff_max", "is_max")
+
+
+@dataclass(frozen=True)
+class TokenCorrection:
+    """What the loss of each token is multiplied by."""
+
+    importance: torch.Tensor  # [tokens] float32, cut at the cap
+    kept: torch.Tensor  # [tokens] bool, not rejected
+
+    @property
+    def weights(self) -> torch.Tensor:
+        """[tokens] float32, zero where rejected."""
+        return self.importance * self.kept
+
+
+def correct(
+    trainer: torch.Tensor, engine: torch.Tensor, sample_index: torch.Tensor, options: Correction
+) -> TokenCorrection:
+    """Importance weights and rejections of whole samples' tokens.
+
+    The denominators of the loss stay those of all tokens, rejected or not: they belong to the global batch and are
+    known before any pass.
+
+    Args:
+        trainer: [tokens] float32, log-probs under the policy that the step starts from.
+        engine: [tokens] float32, as the engine reported them when it sampled.
+        sample_index: [tokens] int64, the tokens of a sample together.
+    """
+    log_ratio = trainer - engine
+    ones = torch.ones_like(log_ratio)
+    mean = mean_by_sample(log_ratio, sample_index)
+    product = mean * _lengths(sample_index)
+    ratio = {"token": _exp(log_ratio), "sequence": _exp(product), "geometric": _exp(mean), "none": ones}
+    judged = ratio[options.reject]
+    kept = (judged >= options.reject_low) & (judged <= options.reject_high) if options.reject != "none" else ones > 0
+    return TokenCorrection(ratio[options.weights].clamp(max=options.cap) if options.weights != "none" else ones, kept)
+
+
+def _lengths(sample_index: torch.Tensor) -> torch.Tensor:
+    """[tokens] int64: the number of tokens of each token's sample."""
+    _, place, counts = sample_index.unique_consecutive(return_inverse=True, return_counts=True)
+    return counts[place]
+
+
+def _exp(log_ratio: torch.Tensor) -> torch.Tensor:
+    return log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+
+
+def correction_sums(
+    trainer: torch.Tensor,
+    engine: torch.Tensor,
+    sample_index: torch.Tensor,
+    correction: TokenCorrection,
+    options: Correction,
+) -> Sums:
+    """Sums over a row's tokens and samples, of which `correction_metrics` makes means; see `correct` for shapes."""
+    log_ratio = trainer - engine
+    ratio, probs_diff = _exp(log_ratio), (trainer.exp() - engine.exp()).abs()
+    first = _first_of_sample(sample_index)  # one token a sample stands for it
+    training_log_ppl, rollout_log_ppl = (-mean_by_sample(values, sample_index)[first] for values in (trainer, engine))
+    sequence_ratio = _exp(mean_by_sample(log_ratio, sample_index) * _lengths(sample_index))[first]
+    top = lambda values: values.amax() if len(values) else values.sum()
+    return {
+        "tokens": log_ratio.new_tensor(float(len(log_ratio))),
+        "samples": first.sum(),
+        "log_ratio": -log_ratio.sum(),
+        "k3": (torch.expm1(log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)) - log_ratio).sum(),
+        "ratio": ratio.sum(),
+        "ratio_squared": ratio.square().sum(),
+        "sequence_ratio_squared": sequence_ratio.square().sum(),
+        "probs_diff": probs_diff.sum(),
+        "probs_diff_max": top(probs_diff),
+        "importance": correction.importance.sum(),
+        "is_max": top(correction.importance),
+        "is_truncated": (correction.importance >= options.cap).sum(),
+        "rejected_tokens": (~correction.kept).sum(),
+        "rejected_samples": first.sum() - _whole(correction.kept, sample_index)[first].sum(),
+        "training_log_ppl": training_log_ppl.sum(),
+        "rollout_log_ppl": rollout_log_ppl.sum(),
+        "log_ppl_abs_diff": (training_log_ppl - rollout_log_ppl).abs().sum(),
+    }
+
+
+def _whole(kept: torch.Tensor, sample_index: torch.Tensor) -> torch.Tensor:
+    """[tokens] bool: whether anything of the token's sample is kept."""
+    return mean_by_sample(kept.float(), sample_index) > 0
+
+
+def _first_of_sample(sample_index: torch.Tensor) -> torch.Tensor:
+    """[tokens] bool: where a sample begins."""
+    first = torch.ones_like(sample_index, dtype=torch.bool)
+    first[1:] = sample_index[1:] != sample_index[:-1]
+    return first
+
+
+def correction_metrics(totals: dict[str, float]) -> dict[str, float]:
+    """`rollout_corr/*` from sums over the job.
+
+    kl is the mean of engine - trainer over tokens drawn by the engine and k3_kl its non-negative estimator; chi2_token
+    and chi2_seq are the mean squared ratio of tokens and responses, less one; ess the share of effective samples under
+    the tokens' ratios; probs_diff_* differences of probabilities; *_log_ppl means over responses of the negative mean
+    log-prob; is_* the importance weights in use, is_truncated the share of them at the cap; rejected_* the shares of tokens, and of
+    responses of which nothing is left.
+    """
+    tokens, samples = max(totals["tokens"], 1.0), max(totals["samples"], 1.0)
+    metrics = {
+        "kl": totals["log_ratio"] / tokens,
+        "k3_kl": totals["k3"] / tokens,
+        "chi2_token": totals["ratio_squared"] / tokens - 1.0,
+        "chi2_seq": totals["sequence_ratio_squared"] / samples - 1.0,
+        "ess": totals["ratio"] ** 2 / max(totals["ratio_squared"], 1e-30) / tokens,
+        "probs_diff_mean": totals["probs_diff"] / tokens,
+        "probs_diff_max": totals["probs_diff_max"],
+        "is_mean": totals["importance"] / tokens,
+        "is_max": totals["is_max"],
+        "is_truncated": totals["is_truncated"] / tokens,
+        "rejected_tokens": totals["rejected_tokens"] / tokens,
+        "rejected_samples": totals["rejected_samples"] / samples,
+        "training_log_ppl": totals["training_log_ppl"] / samples,
+        "rollout_log_ppl": totals["rollout_log_ppl"] / samples,
+        "log_ppl_abs_diff": totals["log_ppl_abs_diff"] / samples,
+    }
+    return {f"rollout_corr/{name}": value for name, value in metrics.items()}

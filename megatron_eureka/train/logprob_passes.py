@@ -1,0 +1,71 @@
+"""The forward passes before an update: old log-probs, those of the reference, and the rollout correction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from megatron_eureka.rl.correction import MAXIMA, SUMS, correct, correction_metrics, correction_sums
+from megatron_eureka.rl.kl import KL_ESTIMATORS
+from megatron_eureka.train.batch import UpdateBatch
+from megatron_eureka.train.policy import Policy, Report, run_rows
+from megatron_eureka.train.totals import sum_by_sample, sum_over_job
+from megatron_eureka.types import MicroBatch
+
+
+@dataclass(frozen=True)
+class Logprobs:
+    """What the passes found for the rows of an update; empty tensors on other stages than the last."""
+
+    old: list[torch.Tensor]  # [rows][targets] float32, under the weights that the step starts from
+    correction: list[torch.Tensor]  # [rows][targets] float32, factors of the policy losses
+    reference: list[torch.Tensor] | None = None  # [rows][targets] float32, under the starting model
+    metrics: dict[str, float] = field(default_factory=dict)  # rollout_corr/*
+
+
+def logprobs_of(policy: Policy, batch: UpdateBatch) -> list[torch.Tensor]:
+    """[rows][targets] float32 under the weights in place, on the last stage; empty tensors elsewhere."""
+    reports = run_rows(policy, batch.rows, lambda number, row, logprobs, _: _keep(logprobs), forward_only=True)
+    if not policy.is_last_stage:
+        return [torch.empty(0) for _ in batch.rows]
+    return [report["logprobs"] for report in reports]
+
+
+def _keep(logprobs: torch.Tensor) -> tuple[torch.Tensor, Report]:
+    return logprobs.new_zeros(()), {"logprobs": logprobs.detach()}
+
+
+def old_logprobs(policy: Policy, batch: UpdateBatch) -> Logprobs:
+    """Log-probs before any update of the step, and how far the engine's are from them; a collective.
+
+    Samples of an older policy version keep the engine's log-probs: those are the policy that drew them.
+    """
+    found = logprobs_of(policy, batch)
+    if policy.is_last_stage:
+        found = [_of_the_sampler(batch, row, values) for row, values in zip(batch.rows, found, strict=True)]
+    options = policy.config.algorithm.correction
+    weights, reports = [torch.empty(0) for _ in batch.rows], []
+    for number, row in enumerate(batch.rows if policy.is_last_stage else ()):
+        engine = batch.engine_logprobs(row).to(found[number].device)
+        tokens = (found[number], engine, row.sample_index.to(engine.device))
+        correction = correct(*tokens, options)
+        weights[number] = correction.weights
+        reports.append(correction_sums(*tokens, correction, options))
+    metrics = correction_metrics(sum_over_job(policy, reports, SUMS, MAXIMA))
+    return Logprobs(found, weights, metrics=metrics)
+
+
+def _of_the_sampler(batch: UpdateBatch, row: MicroBatch, logprobs: torch.Tensor) -> torch.Tensor:
+    if not batch.stale.any():
+        return logprobs
+    return torch.where(
+        batch.stale[row.sample_index].to(logprobs.device), batch.engine_logprobs(row).to(logprobs.device), logprobs
+    )
+
+
+def kl_by_sample(policy: Policy, batch: UpdateBatch, logprobs: Logprobs) -> torch.Tensor:
+    """[samples] float32: the KL of each response from the reference, summed over its tokens; a collective."""
+    estimate = KL_ESTIMATORS[policy.config.algorithm.kl.estimator]
+    pairs = zip(logprobs.old, logprobs.reference, strict=True)
+    return sum_by_sample(policy, batch.rows, [estimate(old - ref) for old, ref in pairs], len(batch.samples))
