@@ -1,93 +1,188 @@
 """Is the answer right? Extraction of the candidate and symbolic comparison by math-verify.
 
-`compat="mm_eureka"` reproduces MM-EUREKA's reward (April 2025), its errors included: an unparseable gold pays 1, and a
-choice a-d matches as a substring. Calls here are not bounded in time; `pool.py` bounds them.
+An answer without sentences (a formula, or several with commas, "and", "or" between them) is compared as a whole: all
+of it must equal the label. In an answer with sentences math-verify looks for the final result. Letters and words are
+compared as such. `compat="mm_eureka"` is in `mm_eureka.py`. Calls here are not bounded in time; `pool.py` bounds them.
 """
 
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
-from math_verify import ExprExtractionConfig, LatexExtractionConfig, StringExtractionConfig, parse, verify
+from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
+from sympy import Basic, Expr, Interval, UnevaluatedExpr, Union
+from sympy.core.relational import Relational
+from sympy.logic.boolalg import And, Or
 
-ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+from megatron_eureka.rewards.choices import BOXED, TEXT_COMMAND, label_choices, label_run, named_choices
+from megatron_eureka.rewards.exact import compare_numbers
+from megatron_eureka.rewards.mm_eureka import score_mm_eureka
+from megatron_eureka.rewards.notation import plain_forms, to_latex
+
+OPEN, CLOSE = "<answer>", "</answer>"
+MAX_ANSWER_CHARACTERS = 100_000  # longer ones are wrong: nobody could mark them, and parsers take minutes
+MAX_FORMULA_CHARACTERS = 1_000  # longer ones count as sentences
+MAX_SENTENCE_CHARACTERS = 200  # in longer ones "3 or 5" may stand anywhere on the way to the result
 # Words that are mathematics.
-FUNCTIONS = frozenset(["sin", "cos", "tan", "cot", "sec", "csc", "log", "exp", "max", "min"])
-
-_DECORATION = r"[\s$*()\[\].:,]*"
-_LONE_CHOICE = re.compile(rf"{_DECORATION}([A-Ja-j]){_DECORATION}")
-# A letter as an option: a word of its own, not a unit behind a number. A and I are English words too, so these two
-# count only where they are marked as options.
-_MARKED_CHOICE = re.compile(
-    r"\(([A-J])\)"  # (B)
-    r"|(?:^|(?<=[\s$*])(?<!\d\s))([A-J])(?=\s*(?:[.:),*$]|$))"  # B. or B: or a last B
-    r"|(?i:option|choice|answer(?: is)?:?)\s*\(?([A-J])\b"  # option B
+FUNCTIONS = frozenset(["sin", "cos", "tan", "cot", "sec", "csc", "log", "ln", "exp", "max", "min", "sqrt"])
+# Words of a formula that are no sentence: math-verify takes "and" and "or" for commas, and drops units.
+FORMULA_WORDS = FUNCTIONS | frozenset(
+    ["and", "or", "mm", "cm", "dm", "km", "ft", "sq", "mg", "kg", "ml", "sec", "min", "hr", "mph", "kmh"]
+    + ["deg", "degree", "degrees", "percent", "pi", "inf", "infty"]
 )
-_WORD_CHOICE = re.compile(r"(?<![\w'])(?<!\d\s)([B-HJ])(?![\w'])")
-_TEXT_COMMAND = re.compile(r"\\(?:text|textbf|mathrm|mathbf|boxed|fbox)\s*\{([^{}]*)\}")
-_BOXED = re.compile(r"\\boxed\s*\{([^{}]*)\}")
+
+_COMMAND = re.compile(r"\\[A-Za-z]+")
+_WORD = re.compile(r"[^\W\d_]{2,}")
+_CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]")
+_DELIMITER = re.compile(r"\$|\\[()\[\]]|\*\*")
 _MATH_MARKS = re.compile(r"[\\{}^_$]")
+_INEQUALITY = re.compile(r"[<>]|\\[lg]eq?(?:slant|q)?\b")
+# The number that math-verify would find is one of two, or denied.
+_NO_COMMITMENT = re.compile(r"\d\S{0,20}\s+or\s+\S{0,3}\d|\b(?:not|between)\s+\S{0,3}\d", re.IGNORECASE)
+# What stands behind the last of these is the result of a sentence.
+_LEAD = re.compile(r".*(?:\b(?:is|are|equals?)\b:?|[:是为])(.*)", re.DOTALL | re.IGNORECASE)
+_ARTICLE = re.compile(r"(?:a|an|the)\s+")
+_YES_OR_NO = frozenset(["yes", "no", "true", "false"])
+_SEPARATOR = re.compile(r"\s*(?:,|;|\band\b)\s*")
+_ASSIGNMENT = re.compile(r"([A-Za-z](?:_\{?\w+\}?)?)\s*=\s*([^=,]+)")
 
 
 def extract_candidate(response: str) -> str:
     """What the response gives as its answer: the first `<answer>`, else what follows the last open tag, else all."""
-    found = ANSWER.search(response)
-    return (found.group(1) if found else response.rpartition("<answer>")[2]).strip()
+    _, opened, rest = response.partition(OPEN)
+    answer, closed, _ = rest.partition(CLOSE)
+    return (answer if opened and closed else response.rpartition(OPEN)[2]).strip()
 
 
 def score_accuracy(response: str, label: str, compat: str = "none") -> float:
     """1.0 if the response's answer equals the label, else 0.0."""
     if compat == "mm_eureka":
-        return _score_mm_eureka(response, label)
-    candidate = extract_candidate(response)
-    choice = _as_choice(label)
-    if choice:
-        return float(_choices(candidate) == {choice})
-    if not _is_words(label) and _verify_math(candidate, label):
-        return 1.0
-    boxed = _BOXED.findall(candidate)
-    answer = _normalise(boxed[-1] if boxed else candidate)
-    return float(bool(answer) and answer == _normalise(label))
+        return score_mm_eureka(response, label)
+    candidate, label = plain_forms(extract_candidate(response)), plain_forms(label)
+    if len(candidate) > MAX_ANSWER_CHARACTERS:
+        return 0.0
+    choices = label_choices(label)
+    if choices:
+        return float(named_choices(candidate) == choices)
+    return float(_same_text(candidate, label) or _same_letters(candidate, label) or _same_math(candidate, label))
 
 
 def check_label(label: str, compat: str = "none") -> str | None:
     """Why no answer could ever be verified against this label, or None if one could."""
     if compat == "mm_eureka":  # pays 1.0 for any response there
         return None
-    if not _normalise(label):
+    plain = plain_forms(label)
+    if not _normalise(plain):
         return f"the label {label!r} is empty"
-    if _as_choice(label) or _is_words(label) or any(not isinstance(gold, str) for gold in _parse_gold(label)):
+    if label_choices(plain) or _is_words(plain) or any(not isinstance(gold, str) for gold in _parse_gold(plain)):
         return None
-    if not _MATH_MARKS.search(_TEXT_COMMAND.sub(r"\1", label).strip().strip("$")):
+    if not _MATH_MARKS.search(TEXT_COMMAND.sub(r"\1", plain).replace(r"\$", "").strip().strip("$")):
         return None  # plain text, compared as text
     return f"math-verify cannot parse the label {label!r}; correct it, or write plain text without LaTeX"
 
 
-def _verify_math(candidate: str, label: str) -> bool:
-    answer = parse(candidate, [LatexExtractionConfig(), ExprExtractionConfig()], parsing_timeout=None)
-    return verify(_parse_gold(label), answer, timeout_seconds=None)
+def _same_text(candidate: str, label: str) -> bool:
+    boxed = BOXED.findall(candidate)
+    answer, gold = _normalise(boxed[-1] if len(boxed) == 1 else candidate), _normalise(label)
+    if not answer or answer == gold:
+        return bool(answer)
+    if gold in _YES_OR_NO and answer.startswith((f"{gold},", f"{gold}.", f"{gold}:", f"{gold};")):
+        return True
+    tail = _tail(answer)
+    return bool(tail) and _is_words(label) and _ARTICLE.sub("", tail, count=1) == _ARTICLE.sub("", gold, count=1)
 
 
+def _tail(text: str) -> str:
+    """What a sentence says that something is; empty where it does not."""
+    found = _LEAD.match(text)
+    return found.group(1).strip() if found else ""
+
+
+def _same_letters(candidate: str, label: str) -> bool:
+    letters = label_run(label)
+    return bool(letters) and named_choices(candidate) == letters
+
+
+def _same_math(candidate: str, label: str) -> bool:
+    if _is_words(label):
+        return False
+    verdict = compare_numbers(candidate, label)
+    if verdict is not None:
+        return verdict
+    formula = _formula(candidate)
+    has_box = r"\boxed" in candidate
+    if formula is None and not has_box:
+        formula = _formula(_tail(candidate))
+    if formula:
+        found = parse(f"${formula}$", [LatexExtractionConfig()], parsing_timeout=None)
+        if any(isinstance(item, Basic) for item in found):
+            return _equal(_parse_gold(label), found) or _same_assignments(formula, label)
+        if _INEQUALITY.search(formula) and not _INEQUALITY.search(to_latex(label)):
+            return False  # math-verify would find the number in it
+    elif not has_box and len(candidate) <= MAX_SENTENCE_CHARACTERS and _NO_COMMITMENT.search(candidate):
+        return False
+    text = _CJK.sub(r" \g<0> ", candidate)  # it takes a number only behind a blank
+    found = parse(text, [LatexExtractionConfig(), ExprExtractionConfig()], parsing_timeout=None)
+    return _equal(_parse_gold(label), found)
+
+
+def _equal(gold: list, found: list) -> bool:
+    if gold and found and _surely_different(gold[0], found[0]):
+        return False
+    if verify(gold, found, timeout_seconds=None):
+        return True
+    # math-verify takes an interval for an inequality only where the inequality is the gold.
+    turned = any(isinstance(item, Interval | Union) for item in gold)
+    turned = turned and any(isinstance(item, Relational | And | Or) for item in found)
+    return turned and verify(found, gold, timeout_seconds=None)
+
+
+def _surely_different(first: object, second: object) -> bool:
+    """Whether two constants differ by more than any rounding; math-verify would try to simplify their difference."""
+    if not all(isinstance(item, Expr) and item.is_number and not item.has(UnevaluatedExpr) for item in (first, second)):
+        return False  # 50% is unevaluated, and is taken for 50 as well
+    difference = (first - second).evalf(15)
+    return bool(difference.is_comparable and abs(difference) > 1e-4)
+
+
+def _same_assignments(formula: str, label: str) -> bool:
+    """Whether both give the same variables the same values, in any order; or a point (2,3) and x=2, y=3."""
+    found, gold = _assignments(formula), _assignments(to_latex(label))
+    if not found or (gold and found.keys() != gold.keys()):
+        return False
+    point = f"({','.join(found[name] for name in sorted(found))})"
+    label = f"({','.join(gold[name] for name in sorted(gold))})" if gold else label
+    return label.lstrip("$ ").startswith("(") and _equal(
+        _parse_gold(label), parse(f"${point}$", [LatexExtractionConfig()], parsing_timeout=None)
+    )
+
+
+def _assignments(text: str) -> dict[str, str]:
+    """{variable: value} of a text such as `x=2, y=3`; empty for any other, and for a variable that comes twice."""
+    parts = [_ASSIGNMENT.fullmatch(part) for part in _SEPARATOR.split(_DELIMITER.sub("", text).strip(" ."))]
+    values = {part.group(1): part.group(2) for part in parts if part}
+    return values if len(values) == len(parts) > 1 else {}
+
+
+def _formula(candidate: str) -> str | None:
+    """The candidate as one formula without its delimiters; None for one with sentences in it."""
+    if len(candidate) > MAX_FORMULA_CHARACTERS or _CJK.search(candidate):
+        return None
+    text = to_latex(_DELIMITER.sub(" ", candidate))
+    words = _WORD.findall(_COMMAND.sub(" ", text))
+    if any(word.lower() not in FORMULA_WORDS and not word.isupper() for word in words):
+        return None
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    text = (text if r"\begin" in text else ", ".join(lines)).strip().rstrip(" .,;:")
+    return text.removeprefix(r"\approx").strip()
+
+
+@lru_cache(maxsize=4096)
 def _parse_gold(label: str) -> list:
-    text = " ".join(label.split())
+    text = " ".join(to_latex(label).split())
     text = text[1:-1] if text.startswith("$") and text.endswith("$") and text.count("$") == 2 else text
     return parse(text if "$" in text else f"${text}$", parsing_timeout=None)
-
-
-def _as_choice(label: str) -> str | None:
-    found = _LONE_CHOICE.fullmatch(_TEXT_COMMAND.sub(r"\1", label))
-    return found.group(1).upper() if found else None
-
-
-def _choices(candidate: str) -> set[str]:
-    """The option letters that the candidate names."""
-    boxed = _BOXED.findall(candidate)
-    text = _TEXT_COMMAND.sub(r"\1", boxed[-1] if boxed else candidate)
-    lone = _LONE_CHOICE.fullmatch(text)
-    if lone:
-        return {lone.group(1).upper()}
-    marked = {letter for found in _MARKED_CHOICE.finditer(text) for letter in found.groups() if letter}
-    return marked | set(_WORD_CHOICE.findall(text))
 
 
 def _is_words(label: str) -> bool:
@@ -98,25 +193,5 @@ def _is_words(label: str) -> bool:
 
 
 def _normalise(text: str) -> str:
-    text = _TEXT_COMMAND.sub(r"\1", text).replace("$", " ")
+    text = TEXT_COMMAND.sub(r"\1", text).replace("$", " ")
     return " ".join(text.replace("**", "").split()).rstrip(" .,;:").casefold()
-
-
-def _score_mm_eureka(response: str, label: str) -> float:
-    """MM-EUREKA's accuracy: tags are searched within a line and stay in the text; the comparison has gold second."""
-    response = response.strip()
-    if not response:
-        return 0.0
-    tagged = re.search(r"<answer>(.*?)</answer>", response)
-    content = tagged.group(0) if tagged else response.rpartition("<answer>")[2]
-    gold = parse(f"${label}$", parsing_timeout=None)
-    if not gold:
-        return 1.0
-    extractors = [StringExtractionConfig(), LatexExtractionConfig(), ExprExtractionConfig()]
-    if verify(parse(content, extractors, parsing_timeout=None), gold, timeout_seconds=None):
-        return 1.0
-    student = (tagged.group(1) if tagged else content).replace("</answer>", "").replace("<answer>", "").lower()
-    for choice in {str(item).lower() for item in gold} & set("abcd"):
-        if choice in student and not any(other in student for other in set("abcd") - {choice}):
-            return 1.0
-    return 0.0

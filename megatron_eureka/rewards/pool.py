@@ -25,6 +25,7 @@ from megatron_eureka.log import logger
 
 WORKER = Path(__file__).with_name("worker.py")
 VERIFIER = Path(__file__).with_name("accuracy.py")
+PACKAGE_PARENT = str(Path(__file__).resolve().parents[2])  # for verifiers that import the package
 START_LIMIT_S = 120.0
 MAX_FAILED_STARTS = 3
 MAX_LOGGED = 20
@@ -154,6 +155,7 @@ class _Worker:
             [sys.executable, str(WORKER), verifier, str(memory_bytes)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (os.getenv("PYTHONPATH"), PACKAGE_PARENT)))},
             start_new_session=True,  # Ctrl-C is for the trainer, which then closes its workers
         )
         os.set_blocking(self.process.stdin.fileno(), False)
