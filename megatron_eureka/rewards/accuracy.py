@@ -41,7 +41,7 @@ _INEQUALITY = re.compile(r"[<>]|\\[lg]eq?(?:slant|q)?\b")
 # The number that math-verify would find is one of two, or denied.
 _NO_COMMITMENT = re.compile(r"\d\S{0,20}\s+or\s+\S{0,3}\d|\b(?:not|between)\s+\S{0,3}\d", re.IGNORECASE)
 # What stands behind the last of these is the result of a sentence.
-_LEAD = re.compile(r".*(?:\b(?:is|are|equals?)\b:?|[:是为])(.*)", re.DOTALL | re.IGNORECASE)
+_LEAD = re.compile(r".*(?:\b(?:is|are|equals?)\b:?|[是为]|(?<=[^\W\d]):)(.*)", re.DOTALL | re.IGNORECASE)
 _ARTICLE = re.compile(r"(?:a|an|the)\s+")
 _YES_OR_NO = frozenset(["yes", "no", "true", "false"])
 _SEPARATOR = re.compile(r"\s*(?:,|;|\band\b)\s*")
