@@ -223,13 +223,38 @@ class Checkpoint(Section):
     export: bool = Field(True, description="Write a Hugging Face folder to export/ at the end.")
 
 
+# Asks for what extraction and the format reward look for.
+ANSWER_PROMPT = (
+    "Think about the question step by step first, then give the final answer. Put the thinking between <think> and "
+    "</think> and the answer between <answer> and </answer>, mathematics in LaTeX between $ signs: "
+    "<think> ... </think><answer> ... </answer>"
+)
+
+
 class Evaluation(Section):
     data: list[str] = Field([], description="JSONL files of held-out prompts.")
+    benchmarks: list[str] = Field([], description="Benchmarks as `NAME=PATH`, see docs/evaluation.md.")
     every: NonNegativeInt = Field(
         0, description="Steps between evaluations; 0: only before the first and after the last."
     )
-    max_prompts: NonNegativeInt = Field(0, description="Prompts used; 0: all.")
-    enabled: bool = Field(True, description="Evaluate at all; needs evaluation.data.")
+    max_prompts: NonNegativeInt = Field(0, description="Prompts used, of each benchmark too; 0: all.")
+    enabled: bool = Field(True, description="Evaluate at all; needs evaluation.data or evaluation.benchmarks.")
+    samples: PositiveInt = Field(1, description="Responses to each item of a benchmark; several need a temperature.")
+    temperature: float | None = Field(
+        None, ge=0.0, description="Sampling temperature for benchmarks; unset: 0 with one sample."
+    )
+    pass_k: list[int] = Field([], description="The k of pass@k; empty: 1 and evaluation.samples.")
+    prompt: Literal["think", "plain", "official"] = Field(
+        "think", description="Benchmark prompts: with the system prompt, without one, or the benchmark's own words."
+    )
+    system_prompt: str = Field(ANSWER_PROMPT, description="System turn of benchmark prompts in the style `think`.")
+    chunk_prompts: PositiveInt = Field(256, description="Items answered between two writes: what a kill can cost.")
+    judge_url: str = Field("", description="OpenAI-compatible endpoint of a judge, such as .../v1; empty: off.")
+    judge_model: str = Field("", description="Model that the judge's endpoint is asked for.")
+    judge_key_env: str = Field("", description="Environment variable with the judge's key; empty: none is sent.")
+    judge_workers: PositiveInt = Field(8, description="Questions that the judge is asked at once.")
+    judge_timeout_s: PositiveFloat = Field(60.0, description="Time limit of one answer of the judge, seconds.")
+    judge_retries: NonNegativeInt = Field(4, description="Further tries after a failure of the judge, with back-off.")
 
 
 class Logging(Section):
