@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from megatron_eureka.cli import train
+from megatron_eureka.cli import evaluate, train
 from megatron_eureka.launch.elastic import BAD_INPUT
 
 app = typer.Typer(
@@ -18,6 +18,7 @@ app = typer.Typer(
 )
 app.command(help=train.TRAIN_HELP)(train.train)
 app.command(help=train.SFT_HELP)(train.sft)
+app.command("eval", help=evaluate.EVAL_HELP)(evaluate.evaluate)
 
 
 def main() -> None:

@@ -19,22 +19,28 @@ from megatron_eureka.config.schema import Config
 COMMAND_LINE = "command line"
 
 
-def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
+def load_config(path: str | Path | None, overrides: Iterable[str] = ()) -> Config:
     """Read a run's options.
 
     Args:
-        path: a YAML file. `base: other.yaml` (relative to the file) inherits; mappings merge, lists are replaced.
-        overrides: `section.option=value` strings; the value is YAML (`a.b=[x, y]`, `a.b=1e-4`), empty is "".
+        path: a YAML file. `base: other.yaml` (relative to the file) inherits; mappings merge, lists are replaced. None:
+            the defaults.
+        overrides: laid over the file in their order: names of further YAML files (with their own bases), such as a
+            recipe, and `section.option=value` strings; the value is YAML (`a.b=[x, y]`, `a.b=1e-4`), empty is "".
 
     Raises:
         ValueError: a missing or unreadable file, a cycle of bases, an unknown option, or a value of a wrong type.
     """
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
-    for file, content in _chain(Path(path)):
+    for file, content in _chain(Path(path)) if path is not None else ():
         _take(content, str(file), values, origins)
     for override in overrides:
-        _take(_parse_override(override), COMMAND_LINE, values, origins)
+        if "=" not in override and override.endswith((".yaml", ".yml")):
+            for file, content in _chain(Path(override)):
+                _take(content, str(file), values, origins)
+        else:
+            _take(_parse_override(override), COMMAND_LINE, values, origins)
     try:
         # Strict: "3" is no number and 1 no truth value, so a slip of quoting is an error and not another run.
         return Config.model_validate(_nested(values), strict=True)
@@ -106,7 +112,10 @@ def _parse_override(override: str) -> dict:
     name, equals, text = override.partition("=")
     name = name.strip()
     if not equals or not name:
-        raise ValueError(f"{override!r} is no override. Write section.option=value, for example train.steps=10.")
+        raise ValueError(
+            f"{override!r} is no override. Write section.option=value, for example train.steps=10, or "
+            "the name of a .yaml file."
+        )
     try:
         value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"] if text else ""
     except (yaml.YAMLError, OmegaConfBaseException) as error:

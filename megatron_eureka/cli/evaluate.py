@@ -1,0 +1,208 @@
+"""`megatron-eureka eval`: models on benchmarks, beside each other; or a file of responses, without a model."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from megatron_eureka.config.load import load_config
+from megatron_eureka.config.model_info import ModelInfo
+from megatron_eureka.config.schema import Config
+from megatron_eureka.evaluate import session as evaluation
+from megatron_eureka.evaluate.session import COMPARE, MODEL, Session
+from megatron_eureka.launch.elastic import is_rank, launch_ranks, run_rank
+from megatron_eureka.log import logger, setup_logging
+
+EVAL_HELP = """Evaluate a model on benchmarks, or score responses that are there already.
+
+Benchmarks: mathvista, mathverse, mathvision, olympiadbench, k12, jsonl; see docs/evaluation.md. The same command again
+goes on where one was cut off. Options may come from a YAML file and as section.option=value, as in training.
+
+Examples:
+
+\b
+  megatron-eureka eval examples/benchmarks/eval.yaml --model runs/digits-sft/export
+  megatron-eureka eval --model models/tuned --compare models/base --benchmark mathvista=data/MathVista
+  megatron-eureka eval --model models/tuned --benchmark k12 --data k12.json --samples 8 --temperature 1.0
+  megatron-eureka eval --responses said.jsonl --benchmark mathverse=data/MathVerse/testmini.json
+"""
+
+Arguments = Annotated[
+    list[str] | None, typer.Argument(metavar="[CONFIG] [section.option=value]...", help="YAML file, and options.")
+]
+ModelFolder = Annotated[Path | None, typer.Option("--model", help="Hugging Face folder or Megatron checkpoint.")]
+Compare = Annotated[
+    Path | None, typer.Option(help="Model that --model is held against, the base; with --responses a file.")
+]
+Benchmarks = Annotated[
+    list[str] | None, typer.Option("--benchmark", help="NAME=PATH, or NAME with --data; may be repeated.")
+]
+Data = Annotated[Path | None, typer.Option(help="File or folder of the one --benchmark.")]
+Out = Annotated[Path | None, typer.Option(help="Folder of the results; default: eval-MODEL under logging.root.")]
+Responses = Annotated[Path | None, typer.Option(help="Score this file of id and response; no model is started.")]
+Samples = Annotated[int | None, typer.Option(help="Responses to each item (evaluation.samples).")]
+Temperature = Annotated[float | None, typer.Option(help="Needed for several samples (evaluation.temperature).")]
+PassK = Annotated[str | None, typer.Option(help="The k of pass@k, such as 1,4 (evaluation.pass_k).")]
+Limit = Annotated[int | None, typer.Option(help="Items of each benchmark, from its start (evaluation.max_prompts).")]
+Prompt = Annotated[str | None, typer.Option(help="think, plain or official (evaluation.prompt).")]
+System = Annotated[str | None, typer.Option(help="System turn of the style think (evaluation.system_prompt).")]
+JudgeUrl = Annotated[str | None, typer.Option(help="OpenAI-compatible endpoint (evaluation.judge_url).")]
+JudgeModel = Annotated[str | None, typer.Option(help="Its model (evaluation.judge_model).")]
+JudgeKey = Annotated[str | None, typer.Option("--judge-key-env", help="Variable with its key.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Remove what an earlier evaluation left in --out.")]
+Generate = Annotated[
+    str | None, typer.Option(help="Only answer, as `model` or `compare`: for torchrun and srun, before the summary.")
+]
+
+
+def evaluate(
+    arguments: Arguments = None,
+    model: ModelFolder = None,
+    compare: Compare = None,
+    benchmark: Benchmarks = None,
+    data: Data = None,
+    out: Out = None,
+    responses: Responses = None,
+    samples: Samples = None,
+    temperature: Temperature = None,
+    pass_k: PassK = None,
+    limit: Limit = None,
+    prompt: Prompt = None,
+    system: System = None,
+    judge_url: JudgeUrl = None,
+    judge_model: JudgeModel = None,
+    judge_key_env: JudgeKey = None,
+    overwrite: Overwrite = False,
+    generate: Generate = None,
+) -> None:
+    """Evaluate on benchmarks."""
+    as_rank = is_rank()  # first: it tells srun's ranks their numbers, and rank 0 alone logs
+    setup_logging()
+    given = {
+        "benchmarks": _benchmarks(benchmark, data),
+        "samples": samples,
+        "temperature": temperature,
+        "pass_k": _numbers(pass_k),
+        "max_prompts": limit,
+        "prompt": prompt,
+        "system_prompt": system,
+        "judge_url": judge_url,
+        "judge_model": judge_model,
+        "judge_key_env": judge_key_env,
+    }
+    file, overrides = _split(arguments or [])
+    overrides += [f"evaluation.{name}={json.dumps(value)}" for name, value in given.items() if value is not None]
+    config = load_config(file, overrides)
+    if responses is not None:
+        files = {MODEL: responses} | ({COMPARE: compare} if compare else {})
+        typer.echo(evaluation.score_files(config, out or _default_out(config, responses), files))
+        return
+    models = _models(config, model, compare)
+    out = out or _default_out(config, models[MODEL])
+    if as_rank:
+        sys.exit(run_rank(lambda: _generate_as_rank(config, models, out, generate)))
+    command = ["eval", *([str(file)] if file else []), *overrides, "--model", str(models[MODEL]), "--out", str(out)]
+    command += ["--compare", str(compare)] if compare else []
+    _evaluate(config, models, out, command, overwrite, generate)
+
+
+def _evaluate(
+    config: Config, models: dict[str, Path], out: Path, command: list[str], overwrite: bool, only: str | None
+) -> None:
+    """Start ranks for each model that has something left to answer, then score what was said."""
+    for role, path in models.items():
+        _check_lengths(config, path, role)
+    if config.launch.nodes > 1:
+        raise ValueError(
+            f"launch.nodes is {config.launch.nodes}: this command starts ranks on one machine only. Start them with "
+            "torchrun or srun and --generate model, then the same command alone for the summary; or set it to 1."
+        )
+    if overwrite:
+        evaluation.clear(out)
+    session = evaluation.open_session(config, out, models)
+    for role in [only] if only else list(models):
+        _answer(session, role, command)
+    if only is None:
+        typer.echo(evaluation.finish(session))
+
+
+def _answer(session: Session, role: str, command: list[str]) -> None:
+    if role not in session.models:
+        raise ValueError(f"--generate {role}: expected one of {', '.join(session.models)}.")
+    missing = evaluation.pending(session, role)
+    if not missing:
+        logger.info("%s has answered everything already", session.models[role])
+        return
+    logger.info("%s: %d items to answer", session.models[role], missing)
+    code = launch_ranks([*command, "--generate", role], session.config.launch.ranks)
+    if code:
+        sys.exit(code)
+
+
+def _generate_as_rank(config: Config, models: dict[str, Path], out: Path, role: str | None) -> None:
+    if role not in models:
+        raise ValueError(
+            f"Under torchrun or srun give --generate with one of {', '.join(models)}: the ranks answer for one model. "
+            "Afterwards the same command without torchrun, srun and --generate writes the summary."
+        )
+    # torch and vLLM are loaded where something is generated, and nowhere else.
+    from megatron_eureka.evaluate.generate import generate
+
+    generate(config, models[role], out / role)
+
+
+def _models(config: Config, model: Path | None, compare: Path | None) -> dict[str, Path]:
+    if model is None and not config.model.path:
+        raise ValueError("There is no model: give --model DIR, model.path, or --responses FILE.")
+    models = {MODEL: model or Path(config.model.path)}
+    if compare is not None:
+        models[COMPARE] = compare
+    return models
+
+
+def _check_lengths(config: Config, model: Path, role: str) -> None:
+    try:
+        info = ModelInfo.from_folder(model)
+    except ValueError as error:
+        raise ValueError(f"--{role}: {error}") from error
+    prompt, response = config.data.max_prompt_tokens, config.rollout.max_response_tokens
+    if prompt + response > info.max_positions:
+        raise ValueError(
+            f"data.max_prompt_tokens {prompt} + rollout.max_response_tokens {response} = {prompt + response} exceed "
+            f"the {info.max_positions} positions of {model}. Lower one of the two."
+        )
+
+
+def _benchmarks(names: list[str] | None, data: Path | None) -> list[str] | None:
+    """Entries of `evaluation.benchmarks`."""
+    if data is None:
+        return names
+    if not names or len(names) != 1 or "=" in names[0]:
+        raise ValueError("--data goes with one --benchmark NAME; of several give each as NAME=PATH.")
+    return [f"{names[0]}={data}"]
+
+
+def _numbers(text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ValueError(f"--pass-k {text!r}: expected whole numbers with commas between them, such as 1,4.") from error
+
+
+def _split(arguments: list[str]) -> tuple[Path | None, list[str]]:
+    """The options' file and the options."""
+    files = [argument for argument in arguments if "=" not in argument]
+    if len(files) > 1:
+        raise ValueError(f"Give one YAML file of options, not {', '.join(files)}.")
+    return (Path(files[0]) if files else None), [argument for argument in arguments if "=" in argument]
+
+
+def _default_out(config: Config, path: Path) -> Path:
+    """Named by the last two parts of the path: a model often lies in a folder `export` or `hf`."""
+    return Path(config.logging.root) / "-".join(["eval", *path.absolute().parts[-2:]]).removesuffix(path.suffix)

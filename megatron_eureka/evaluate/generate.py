@@ -1,0 +1,213 @@
+"""Answers to benchmarks from engines, chunk by chunk; what a killed evaluation wrote is not asked again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from megatron_eureka.config.model_folder import find_model_folder
+from megatron_eureka.config.schema import Config
+from megatron_eureka.data.images import ImageStore
+from megatron_eureka.data.processor import load_processor
+from megatron_eureka.data.prompts import load_prompts
+from megatron_eureka.evaluate.benchmarks import Benchmark, load_benchmark
+from megatron_eureka.evaluate.plan import Source, sampling, settings, sources, turns
+from megatron_eureka.evaluate.responses import Response, ResponseFile, write_atomically
+from megatron_eureka.log import logger
+from megatron_eureka.parallel import groups
+from megatron_eureka.parallel.layout import Layout
+from megatron_eureka.rollout.collect import sample_groups
+from megatron_eureka.rollout.options import EngineOptions
+from megatron_eureka.rollout.protocol import Engine, Refusal, SamplingOptions, sampling_seed
+from megatron_eureka.types import Group, Prompt
+from megatron_eureka.weights import megatron_to_hf
+
+UNREADABLE = "no prompt could be made of it: too long for data.max_prompt_tokens, or a broken picture"
+
+
+@dataclass(frozen=True)
+class Question:
+    """An item as the engines get it."""
+
+    id: str
+    place: int  # in the benchmark; names its seeds, so that a resumed run draws the same
+    prompt: Prompt | None  # None: none could be made
+
+
+class NoRewards:
+    """Scores nothing: answers are scored when all are there."""
+
+    def score(
+        self, prompts: list[str], responses: list[str], labels: list[str], num_tokens: list[int]
+    ) -> list[dict[str, float]]:
+        return [{} for _ in responses]
+
+
+def generate(config: Config, model: Path, folder: Path) -> None:
+    """Answer everything in `evaluation.benchmarks` that `folder` has no answer to; called on every rank of the job.
+
+    Args:
+        config: the options; `model.path` is not used.
+        model: a Hugging Face folder, or a Megatron checkpoint, which is converted for the time being.
+        folder: of this model's responses; NAME.responses.jsonl is written by rank 0.
+
+    Raises:
+        ValueError: bad input, with its remedy.
+    """
+    world = groups.world_size()
+    groups.start(Layout.fill(world, tp=1, pp=1, cp=1, vpp=1), config.train.seed, config.launch.timeout_s)
+    converted = folder / ".hf"
+    weights = on_rank_0(lambda: _as_hf(model, converted))
+    config = config.model_copy(update={"model": config.model.model_copy(update={"path": str(weights)})})
+    processor = load_processor(weights)
+    store = ImageStore.from_options(config.data, processor.image_processor, folder / ".images")
+    works = [_open_work(config, source, model, folder, processor, store) for source in sources(config.evaluation)]
+    questions = [question for work in works for question in work.questions]
+    if questions:
+        engine = _start_engine(config, [question.prompt for question in questions if question.prompt])
+        for work in works:
+            _answer(config, engine, store, work)
+    for work in works:
+        if work.file is not None:
+            work.file.close()
+    dist.barrier()
+    if dist.get_rank() == 0:
+        shutil.rmtree(converted, ignore_errors=True)
+        shutil.rmtree(folder / ".images", ignore_errors=True)
+
+
+def ask(
+    config: Config, engine: Engine, store: ImageStore, questions: Sequence[Question], options: SamplingOptions
+) -> list[Response]:
+    """Responses to all questions, the same on every rank; a collective over the whole job."""
+    asked = [question for question in questions if question.prompt is not None]
+    seeds = [
+        tuple(
+            sampling_seed(config.train.seed, 0, question.place, sample) for sample in range(config.evaluation.samples)
+        )
+        for question in asked
+    ]
+    prompts = [question.prompt for question in asked]
+    results = sample_groups(engine, NoRewards(), store, prompts, seeds, options, skip_broken=True) if asked else []
+    found = {question.id: _response(question.id, result) for question, result in zip(asked, results, strict=True)}
+    return [found.get(question.id) or Response(question.id, (), (), UNREADABLE) for question in questions]
+
+
+def write_turns(benchmark: Benchmark, config: Config, file: Path) -> None:
+    """Write the items' turns as JSONL in the training format; an item's id is its place."""
+    lines = [
+        {"id": str(place), "message": turns(item, config), "answer": ", ".join(item.gold)}
+        for place, item in enumerate(benchmark.items)
+    ]
+    write_atomically(file, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+
+
+def read_questions(
+    file: Path,
+    ids: Sequence[str],
+    config: Config,
+    processor: Any,
+    store: ImageStore,
+    skip: frozenset[str] = frozenset(),
+) -> list[Question]:
+    """The questions that `write_turns` wrote, without those in `skip`; called on every rank.
+
+    Args:
+        ids: of all items, in their order.
+    """
+    changes = {"on_error": "skip", "overlong": "drop", "system_prompt": "", "image_root": ""}
+    prompts = load_prompts([file], config.data.model_copy(update=changes), processor, store).prompts
+    by_place = {int(prompt.id): prompt for prompt in prompts}
+    return [Question(name, place, by_place.get(place)) for place, name in enumerate(ids) if name not in skip]
+
+
+def response_file(config: Config, benchmark: Benchmark, model: Path, folder: Path) -> ResponseFile:
+    """Where a model's responses to a benchmark go."""
+    return ResponseFile(folder / f"{benchmark.name}.responses.jsonl", settings(config, benchmark, model))
+
+
+@dataclass(frozen=True)
+class _Work:
+    """The questions of a benchmark that still have no answer."""
+
+    name: str
+    questions: list[Question]
+    file: ResponseFile | None  # open, on rank 0
+
+
+def _open_work(config: Config, source: Source, model: Path, folder: Path, processor: Any, store: ImageStore) -> _Work:
+    turns_file = folder.parent / "prompts" / f"{source.name}.jsonl"
+    opened: list[ResponseFile] = []
+
+    def open_file() -> tuple[list[str], list[str]]:
+        benchmark = load_benchmark(source.name, source.path, folder.parent / "images", config.evaluation.max_prompts)
+        write_turns(benchmark, config, turns_file)
+        opened.append(response_file(config, benchmark, model, folder))
+        return [item.id for item in benchmark.items], list(opened[0].open())
+
+    ids, answered = on_rank_0(open_file)
+    if set(ids) <= set(answered):
+        return _Work(source.name, [], opened[0] if opened else None)
+    questions = read_questions(turns_file, ids, config, processor, store, frozenset(answered))
+    return _Work(source.name, questions, opened[0] if opened else None)
+
+
+def _answer(config: Config, engine: Engine, store: ImageStore, work: _Work) -> None:
+    """Ask chunk by chunk; rank 0 writes each chunk before the next one is asked."""
+    options = sampling(config)
+    for done, chunk in _chunks(work.questions, config.evaluation.chunk_prompts):
+        responses = ask(config, engine, store, chunk, options)
+        if work.file is not None:
+            work.file.append(responses)
+            logger.info("%s: %d of %d items answered", work.name, done, len(work.questions))
+
+
+def _chunks(questions: Sequence[Question], size: int) -> Iterator[tuple[int, Sequence[Question]]]:
+    """(items done after it, chunk)."""
+    for start in range(0, len(questions), size):
+        chunk = questions[start : start + size]
+        yield start + len(chunk), chunk
+
+
+def _response(name: str, result: Group | Refusal) -> Response:
+    if isinstance(result, Refusal):
+        logger.warning("item %s was refused: %s", name, result.reason)
+        return Response(name, (), (), result.reason)
+    texts = tuple(sample.text for sample in result.samples)
+    return Response(name, texts, tuple(sample.finish_reason for sample in result.samples))
+
+
+def _start_engine(config: Config, prompts: Sequence[Prompt]) -> Engine:
+    # vLLM takes seconds to import and sets torch's state: only those who generate load it.
+    from megatron_eureka.rollout.colocated import ColocatedEngine
+
+    max_images = max([1, *(len(prompt.images) for prompt in prompts)])
+    return ColocatedEngine(EngineOptions.from_config(config, max_images=max_images))
+
+
+def _as_hf(model: Path, converted: Path) -> Path:
+    if find_model_folder(model).kind == "hf":
+        return model
+    logger.info("converting %s for the engines", model)
+    megatron_to_hf(model, converted, overwrite=True)
+    return converted
+
+
+def on_rank_0(action: Callable[[], Any]) -> Any:
+    """Do something on rank 0 and give every rank its result; what it raises as ValueError, every rank raises."""
+    box = [None, None]
+    if dist.get_rank() == 0:
+        try:
+            box = [None, action()]
+        except ValueError as error:
+            box = [str(error), None]
+    dist.broadcast_object_list(box, src=0)
+    if box[0] is not None:
+        raise ValueError(box[0])
+    return box[1]

@@ -1,0 +1,88 @@
+"""The summary of an evaluation as Markdown: one table for all benchmarks, base and tuned side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+BASE, TUNED = "base", "tuned"
+
+
+def markdown(summary: Mapping[str, Any]) -> str:
+    """A page of the JSON summary; see `evaluate.session.finish` for its form."""
+    models = summary["models"]
+    lines = ["# Evaluation", "", *(f"- {role}: `{path}`" for role, path in models.items())]
+    lines += [f"- {name}: {value}" for name, value in summary["settings"].items() if value not in ("", None)]
+    lines += ["", "Accuracy in %, 95 % interval in brackets; n is the number of items.", ""]
+    lines += _table(*_main_table(summary, list(models)))
+    lines += _notes(summary)
+    for name, entry in summary["benchmarks"].items():
+        lines += _subset_tables(name, entry, list(models))
+    return "\n".join(lines) + "\n"
+
+
+def percent(rate: Mapping[str, float]) -> str:
+    """A rate with its interval, such as `42.0 [38.1, 46.0]`."""
+    return f"{100 * rate['value']:.1f} [{100 * rate['low']:.1f}, {100 * rate['high']:.1f}]"
+
+
+def _main_table(summary: Mapping[str, Any], roles: list[str]) -> tuple[list[str], list[list[str]]]:
+    head = ["benchmark", "n", "", *roles]
+    paired = len(roles) > 1
+    rows = []
+    for name, entry in summary["benchmarks"].items():
+        first = entry["models"][roles[0]]
+        for k in first["pass_at_k"]:
+            rates = [percent(entry["models"][role]["pass_at_k"][k]) for role in roles]
+            rows.append([name, str(first["items"]), f"pass@{k}", *rates])
+            if paired:
+                rows[-1] += _difference(entry["paired"] if k == "1" else None)
+    return (head + ["difference", "p"] if paired else head), rows
+
+
+def _difference(paired: Mapping[str, Any] | None) -> list[str]:
+    if paired is None:
+        return ["", ""]
+    bounds = f"[{100 * paired['low']:+.1f}, {100 * paired['high']:+.1f}]"
+    return [f"{100 * paired['difference']:+.1f} {bounds}", f"{paired['p']:.3g}"]
+
+
+def _table(head: list[str], rows: list[list[str]]) -> list[str]:
+    cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in [head, *rows]]
+    lines = [f"| {' | '.join(row)} |" for row in cells]
+    return [lines[0], "|" + "---|" * len(head), *lines[1:]]
+
+
+def _notes(summary: Mapping[str, Any]) -> list[str]:
+    """What the table does not say: rows left out, items without an answer, the judge."""
+    notes = []
+    for name, entry in summary["benchmarks"].items():
+        if entry["left_out"]:
+            kinds = ", ".join(f"{count} {kind}" for kind, count in entry["left_out"].items())
+            notes.append(f"{name}: {sum(entry['left_out'].values())} malformed rows left out ({kinds}).")
+        if entry.get("paired"):
+            paired = entry["paired"]
+            notes.append(f"{name}: {paired['won']} items won, {paired['lost']} lost; p by {paired['test']}.")
+        for role, model in entry["models"].items():
+            counts = {key: model[key] for key in ("unanswered", "truncated", "without_answer") if model[key]}
+            if counts:
+                told = ", ".join(f"{count} {key.replace('_', ' ')}" for key, count in counts.items())
+                notes.append(f"{name}, {role}: {told} of {model['samples']} responses; all count as they are scored.")
+            if "judge" in model:
+                judge = model["judge"]
+                notes.append(
+                    f"{name}, {role}: {judge['judged']} responses judged, {judge['left_to_rules']} left to the rules; "
+                    f"judge and rules agree on {judge['agreement']:.1%}; by rule {percent(judge['accuracy_by_rule'])}."
+                )
+    return ["", *(f"- {note}" for note in notes)] if notes else []
+
+
+def _subset_tables(name: str, entry: Mapping[str, Any], roles: list[str]) -> list[str]:
+    lines = []
+    for axis, values in entry["models"][roles[0]]["subsets"].items():
+        rows = [
+            [value, str(counted["items"]), *(percent(entry["models"][role]["subsets"][axis][value]) for role in roles)]
+            for value, counted in values.items()
+        ]
+        lines += ["", f"## {name} by {axis.replace('_', ' ')}", "", *_table([axis, "n", *roles], rows)]
+    return lines

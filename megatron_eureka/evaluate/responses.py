@@ -1,0 +1,174 @@
+"""Responses on disk: written chunk by chunk, taken up again after a kill, and read from others' files."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from megatron_eureka.evaluate.benchmarks.files import read_rows
+from megatron_eureka.evaluate.item import Malformed
+
+TEXT_NAMES = ("responses", "response", "model_answer", "prediction", "output")
+ID_NAMES = ("id", "pid", "sample_index", "question_id")
+
+
+@dataclass(frozen=True)
+class Response:
+    """All samples of one item, or why there are none."""
+
+    id: str
+    responses: tuple[str, ...]
+    finish_reasons: tuple[str, ...] = ()  # "stop" or "length"; empty where nobody knows
+    refused: str = ""
+
+
+class ResponseFile:
+    """One model's responses to one benchmark: JSON lines, and beside them the settings that they were made under.
+
+    Open it on one process; the lock is the operating system's and goes with the process.
+    """
+
+    def __init__(self, path: Path, settings: Mapping[str, Any]):
+        self.path, self.settings = path, dict(settings)
+        self._file = None
+
+    @property
+    def settings_path(self) -> Path:
+        return self.path.with_suffix(".settings.json")
+
+    def check(self) -> None:
+        """Refuse a file of other settings.
+
+        Raises:
+            ValueError: naming what differs, before and now.
+        """
+        if not self.path.exists() or not self.settings_path.exists():
+            return
+        before = json.loads(self.settings_path.read_text("utf-8"))
+        changed = [
+            f"{name} was {before.get(name)!r}, now {self.settings.get(name)!r}"
+            for name in sorted({*before, *self.settings})
+            if before.get(name) != self.settings.get(name)
+        ]
+        if changed:
+            raise ValueError(
+                f"{self.path} holds responses made under other settings: {'; '.join(changed)}. Give another --out, or "
+                "--overwrite to begin again."
+            )
+
+    def read(self) -> dict[str, Response]:
+        """What is there, by id; a torn last line does not count.
+
+        Raises:
+            ValueError: a line before the last one is broken.
+        """
+        return _read_own(self.path) if self.path.exists() else {}
+
+    def open(self) -> dict[str, Response]:
+        """Take the file for writing, cut a torn last line off, and return what is there.
+
+        Raises:
+            ValueError: another process writes it, or it holds responses of other settings.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = open(self.path, "ab")  # noqa: SIM115 (held open: closing gives the lock up)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.close()
+            raise ValueError(f"Another process is writing {self.path}. Wait for it or give another --out.") from None
+        self.check()
+        found = _read_own(self.path)
+        self._file.truncate(self.path.read_bytes().rfind(b"\n") + 1)
+        write_atomically(self.settings_path, json.dumps(self.settings, indent=1) + "\n")
+        return found
+
+    def append(self, responses: Iterable[Response]) -> None:
+        """Write a chunk; it is on the disk when this returns."""
+        assert self._file is not None, "open comes first"
+        lines = "".join(json.dumps(asdict(response), ensure_ascii=False) + "\n" for response in responses)
+        self._file.write(lines.encode("utf-8", "replace"))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Give the file up."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def _read_own(path: Path) -> dict[str, Response]:
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    found = {}
+    for number, line in enumerate(whole.split(b"\n")[:-1], start=1):
+        try:
+            record = json.loads(line)
+            response = Response(
+                record["id"], tuple(record["responses"]), tuple(record["finish_reasons"]), record["refused"]
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{path}:{number} is broken ({error}). Remove the line to have it answered again."
+            ) from error
+        found[response.id] = response
+    return found
+
+
+def read_responses(path: Path) -> tuple[dict[str, Response], int]:
+    """Responses of anybody: ours, or a JSON(L) file of rows with an id and a text or a list of texts.
+
+    A row has its id under one of ID_NAMES and its text under one of TEXT_NAMES; a JSON mapping may go from id to row,
+    to text, or to a list of texts.
+
+    Returns:
+        the responses by id, and how many rows could not be used.
+
+    Raises:
+        ValueError: no such file, no JSON, or no usable row.
+    """
+    if not path.is_file():
+        raise ValueError(f"--responses: {path} is no file. Give a .jsonl or .json file of id and response.")
+    found: dict[str, Response] = {}
+    unusable = 0
+    for row in read_rows([path]):
+        values = row.values
+        if row.key and isinstance(values, str | list):
+            values = {"id": row.key, "responses": values}
+        try:
+            response = _from_row(values, row.key)
+        except Malformed:
+            unusable += 1
+            continue
+        found[response.id] = response
+    if not found:
+        raise ValueError(f"--responses: none of the {unusable} rows of {path} has an id and a text.")
+    return found, unusable
+
+
+def _from_row(values: Any, key: str) -> Response:
+    if not isinstance(values, dict):
+        raise Malformed("row", "no mapping")
+    name = next((str(values[name]) for name in ID_NAMES if values.get(name) is not None), key)
+    text = next((values[name] for name in TEXT_NAMES if values.get(name) is not None), None)
+    texts = text if isinstance(text, list) else [text]
+    if not name or not all(isinstance(entry, str) for entry in texts):
+        raise Malformed("row", "no id or no text")
+    return Response(name, tuple(texts))
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file that is either the old one or the whole new one, whenever the process dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.tmp")
+    with open(temporary, "w", encoding="utf-8", errors="replace") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)

@@ -1,0 +1,192 @@
+"""An evaluation on disk: what stands in its folder, what is still to be answered, and the summary at its end.
+
+OUT/model/NAME.responses.jsonl   what the model said, with the settings beside it
+OUT/model/NAME.jsonl             an item a line: prompt, response, extracted, gold, correct
+OUT/compare/...                  the same of the model that it is compared with
+OUT/summary.json, summary.md     rates, intervals, subsets, both models side by side
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from megatron_eureka.config.schema import Config
+from megatron_eureka.evaluate.benchmarks import Benchmark, load_benchmark
+from megatron_eureka.evaluate.judge import Judge
+from megatron_eureka.evaluate.plan import pass_ks, sampling, settings, sources
+from megatron_eureka.evaluate.report import BASE, TUNED, markdown
+from megatron_eureka.evaluate.responses import Response, ResponseFile, read_responses, write_atomically
+from megatron_eureka.evaluate.results import ItemResult, score_responses, with_verdicts, write_results
+from megatron_eureka.evaluate.scoring import AnswerScorer
+from megatron_eureka.evaluate.summary import compare, summarise
+from megatron_eureka.log import logger
+
+MODEL, COMPARE = "model", "compare"  # folders, and what --generate takes
+LARGE_FILE_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class Session:
+    """One evaluation: its options, the models by folder, and the benchmarks, read without keeping pictures."""
+
+    config: Config
+    out: Path
+    models: dict[str, Path]  # MODEL, and COMPARE if there is one
+    benchmarks: tuple[Benchmark, ...]
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Folder -> heading in the summary."""
+        return {COMPARE: BASE, MODEL: TUNED} if COMPARE in self.models else {MODEL: MODEL}
+
+
+def open_session(config: Config, out: Path, models: Mapping[str, Path]) -> Session:
+    """Check the options and read the benchmarks.
+
+    Raises:
+        ValueError: no benchmark, a file that cannot be used, or options that do not fit each other.
+    """
+    sampling(config), pass_ks(config.evaluation)
+    wanted = sources(config.evaluation)
+    if not wanted:
+        raise ValueError("There is no benchmark: give --benchmark NAME=PATH, or evaluation.benchmarks in the options.")
+    limit = config.evaluation.max_prompts
+    benchmarks = tuple(load_benchmark(source.name, source.path, limit=limit) for source in wanted)
+    return Session(config, out, dict(models), benchmarks)
+
+
+def pending(session: Session, role: str) -> int:
+    """Items of all benchmarks that a model has not answered yet.
+
+    Raises:
+        ValueError: there are responses made under other settings.
+    """
+    missing = 0
+    for benchmark in session.benchmarks:
+        file = _response_file(session, benchmark, role)
+        file.check()
+        missing += len({item.id for item in benchmark.items} - file.read().keys())
+    return missing
+
+
+def clear(out: Path) -> None:
+    """Remove what an earlier evaluation left in a folder; the judge's verdicts stay, they do not depend on it."""
+    for name in (MODEL, COMPARE, "prompts", "images"):
+        shutil.rmtree(out / name, ignore_errors=True)
+    for name in ("summary.json", "summary.md"):
+        (out / name).unlink(missing_ok=True)
+
+
+def finish(session: Session) -> str:
+    """Score what the models said and write results and summary; returns the summary as Markdown.
+
+    Raises:
+        ValueError: items are missing.
+    """
+    given = {}
+    for role in session.names:
+        missing = pending(session, role)
+        if missing:
+            raise ValueError(f"{session.out / role}: {missing} items have no response yet. Run the same command again.")
+        given[role] = {
+            benchmark.name: _response_file(session, benchmark, role).read() for benchmark in session.benchmarks
+        }
+    return _summarise(session, given)
+
+
+def score_files(config: Config, out: Path, files: Mapping[str, Path]) -> str:
+    """Score responses that somebody else has, without a model; returns the summary as Markdown.
+
+    Args:
+        files: MODEL, and COMPARE if there is one -> file of responses.
+
+    Raises:
+        ValueError: bad input, or several benchmarks: ids would be ambiguous.
+    """
+    found = {role: read_responses(file) for role, file in files.items()}
+    counts = [len(entry.responses) for responses, _ in found.values() for entry in responses.values()]
+    evaluation = config.evaluation.model_copy(update={"samples": max(1, min(counts)), "temperature": None})
+    wanted = pass_ks(evaluation.model_copy(update={"pass_k": evaluation.pass_k or [1]}))
+    config = config.model_copy(update={"evaluation": evaluation.model_copy(update={"samples": 1, "pass_k": []})})
+    session = open_session(config, out, files)
+    if len(session.benchmarks) > 1:
+        raise ValueError("--responses are scored for one benchmark at a time: give one --benchmark.")
+    (benchmark,) = session.benchmarks
+    known = {item.id for item in benchmark.items}
+    for role, (responses, unusable) in found.items():
+        strangers = len(responses.keys() - known)
+        if strangers == len(responses):
+            raise ValueError(f"{files[role]}: none of its {strangers} ids is one of {benchmark.name}'s.")
+        if strangers or unusable:
+            logger.warning("%s: %d unknown ids, %d unusable rows", files[role], strangers, unusable)
+    return _summarise(session, {role: {benchmark.name: responses} for role, (responses, _) in found.items()}, wanted)
+
+
+def _summarise(
+    session: Session, given: Mapping[str, Mapping[str, Mapping[str, Response]]], wanted: Sequence[int] = ()
+) -> str:
+    options = session.config.evaluation
+    judge = Judge(options, session.out / "judge.jsonl") if options.judge_url else None
+    wanted = wanted or pass_ks(options)
+    reward = session.config.reward
+    entries = {}
+    with AnswerScorer(reward.workers, reward.timeout_s, reward.compat) as scorer:
+        for benchmark in session.benchmarks:
+            results = {role: _scored(benchmark, given[role][benchmark.name], scorer, judge) for role in session.names}
+            for role, found in results.items():
+                write_results(session.out / role / f"{benchmark.name}.jsonl", found)
+            entries[benchmark.name] = _entry(session, benchmark, results, wanted)
+        failed = sum(scorer.counters.values())
+    summary = {
+        "models": {heading: str(session.models[role]) for role, heading in session.names.items()},
+        "settings": _told_settings(session),
+        "comparisons_failed": failed,
+        **({"judge": {"model": options.judge_model, **judge.counters}} if judge else {}),
+        "benchmarks": entries,
+    }
+    page = markdown(summary)
+    write_atomically(session.out / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
+    write_atomically(session.out / "summary.md", page)
+    return page
+
+
+def _scored(
+    benchmark: Benchmark, responses: Mapping[str, Response], scorer: AnswerScorer, judge: Judge | None
+) -> tuple[ItemResult, ...]:
+    results = score_responses(benchmark, responses, scorer)
+    return with_verdicts(results, judge.verdicts(results)) if judge else results
+
+
+def _entry(
+    session: Session, benchmark: Benchmark, results: Mapping[str, tuple[ItemResult, ...]], wanted: Sequence[int]
+) -> dict:
+    return {
+        "files": [str(file) for file in benchmark.files],
+        "left_out": benchmark.left_out,
+        "models": {session.names[role]: summarise(found, wanted) for role, found in results.items()},
+        "paired": compare(results[COMPARE], results[MODEL]) if COMPARE in results else None,
+    }
+
+
+def _told_settings(session: Session) -> dict[str, object]:
+    """What decides on the responses, for the summary; of files that somebody else made nothing is known."""
+    if any(path.is_file() for path in session.models.values()):
+        return {}
+    drawn, options = sampling(session.config), session.config.evaluation
+    return {
+        "samples": options.samples,
+        "temperature": drawn.temperature,
+        "prompt": options.prompt,
+        "longest response, tokens": drawn.max_tokens,
+        "picture bounds, pixels": f"{session.config.data.min_pixels} to {session.config.data.max_pixels}",
+        "judge": options.judge_model,
+    }
+
+
+def _response_file(session: Session, benchmark: Benchmark, role: str) -> ResponseFile:
+    path = session.out / role / f"{benchmark.name}.responses.jsonl"
+    return ResponseFile(path, settings(session.config, benchmark, session.models[role]))
