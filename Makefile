@@ -4,14 +4,15 @@ PY := .venv/bin/python
 PYTHON ?= python3
 LAYOUT ?= tp2
 SEED ?= 0
+RECIPE ?=
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
 .PHONY: demo test test-fast lint venv gpu-check clean
 
-# LAYOUT: how the two trainer ranks share the work of GRPO: tp2, pp2 or dp2.
+# LAYOUT: how the two trainer ranks share the work of RL: tp2, pp2 or dp2. RECIPE: a name in configs/recipe.
 demo: .venv/.ready
-	$(PY) examples/digits/demo.py --layout $(LAYOUT) --seed $(SEED)
+	$(PY) examples/digits/demo.py --layout $(LAYOUT) --seed $(SEED) $(if $(RECIPE),--recipe $(RECIPE))
 
 test: lint
 	$(PY) -m pytest tests --durations=15

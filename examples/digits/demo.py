@@ -1,8 +1,9 @@
 """The whole job in one command: data, a tiny model, a cold start, GRPO on two ranks, and a table of what it did.
 
-    python examples/digits/demo.py --layout tp2 --seed 0
+    python examples/digits/demo.py --layout tp2 --seed 0 --recipe dapo
 
-Each call writes a new folder under runs/ with data, the cold start (`sft`) and the RL run (`grpo`).
+Each call writes a new folder under runs/ with data, the cold start (`sft`) and the RL run (`grpo`, or the recipe's
+name).
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from megatron_eureka.evaluate.heldout import Evaluation  # noqa: E402
 from megatron_eureka.evaluate.intervals import paired_difference  # noqa: E402
 from megatron_eureka.report.curves import plot_rewards, read_metrics  # noqa: E402
 
+DIGITS = ROOT / "configs" / "digits"
+RECIPES = sorted(path.stem for path in (ROOT / "configs" / "recipe").glob("*.yaml"))
 LAYOUTS = {
     "tp2": ["parallel.tp=2", "parallel.pp=1"],
     "pp2": ["parallel.tp=1", "parallel.pp=2"],
@@ -33,37 +36,52 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--layout", choices=LAYOUTS, default="tp2", help="how the two trainer ranks share GRPO's work")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--recipe", choices=RECIPES, help="of configs/recipe; default: configs/digits/grpo.yaml")
     parser.add_argument("--folder", type=Path, help="where to write; default: a new folder under runs/")
     parser.add_argument("overrides", nargs="*", help="options of the RL run, such as train.steps=10")
     options = parser.parse_args()
     started = time.monotonic()
     folder = options.folder or Path("runs") / time.strftime(f"demo-{options.layout}-%Y%m%d-%H%M%S")
-    run = run_demo(folder, options.layout, options.seed, options.overrides)
+    run = run_demo(folder, options.layout, options.seed, options.overrides, options.recipe)
     print(summary(run, time.monotonic() - started))
 
 
-def run_demo(folder: Path, layout: str, seed: int, overrides: list[str] | None = None) -> Path:
+def run_demo(
+    folder: Path, layout: str, seed: int, overrides: list[str] | None = None, recipe: str | None = None
+) -> Path:
     """Make data and model, train, and return the RL run's folder.
 
     Raises:
         SystemExit: a stage failed; it has said why.
     """
+    cold_start(folder, seed)
+    return run_rl(folder, layout, seed, overrides, recipe)
+
+
+def cold_start(folder: Path, seed: int) -> None:
+    """Data, a random model, and its fine-tuning on demonstrations."""
     data = write_data(folder / "data", seed)
     model = make_model(folder / "model", num_layers=4, seed=seed, corpus=corpus())
-    shared = [f"logging.root={folder}", f"train.seed={seed}"]
-    run_stage("sft", [f"data.train=[{data}/sft.jsonl]", f"model.path={model}", "logging.name=sft", *shared])
-    rl_data = [f"data.train=[{data}/train.jsonl]", f"evaluation.data=[{data}/heldout.jsonl]"]
-    start = [f"model.path={folder}/sft/export", "logging.name=grpo"]
-    run_stage("grpo", [*rl_data, *start, *shared, *LAYOUTS[layout], *(overrides or [])])
-    return folder / "grpo"
+    changes = [f"data.train=[{data}/sft.jsonl]", f"model.path={model}", "logging.name=sft"]
+    run_stage("sft", [DIGITS / "sft.yaml"], [*changes, f"logging.root={folder}", f"train.seed={seed}"])
 
 
-def run_stage(name: str, overrides: list[str]) -> None:
-    """Run "sft" or "grpo" with its shipped config and these changes; SystemExit when it fails, which it explains."""
-    command = {"sft": "sft", "grpo": "train"}[name]
+def run_rl(folder: Path, layout: str, seed: int, overrides: list[str] | None = None, recipe: str | None = None) -> Path:
+    """The RL run on what `cold_start` left in `folder`; returns its folder."""
+    files = [ROOT / "configs" / "recipe" / f"{recipe}.yaml", DIGITS / "rl.yaml"] if recipe else [DIGITS / "grpo.yaml"]
+    name, data = recipe or "grpo", folder / "data"
+    changes = [f"data.train=[{data}/train.jsonl]", f"evaluation.data=[{data}/heldout.jsonl]"]
+    changes += [f"model.path={folder}/sft/export", f"logging.name={name}"]
+    changes += [f"logging.root={folder}", f"train.seed={seed}", *LAYOUTS[layout], *(overrides or [])]
+    run_stage(name, files, changes)
+    return folder / name
+
+
+def run_stage(name: str, files: list[Path], overrides: list[str]) -> None:
+    """Run "sft", or RL under any other name; SystemExit when it fails, which it explains."""
     print(f"\n== {name} ==", flush=True)
-    config = ROOT / "configs" / "digits" / f"{name}.yaml"
-    code = subprocess.run([sys.executable, "-m", "megatron_eureka", command, str(config), *overrides]).returncode
+    command = [sys.executable, "-m", "megatron_eureka", "sft" if name == "sft" else "train", *map(str, files)]
+    code = subprocess.run([*command, *overrides]).returncode
     if code:
         raise SystemExit(code)
 

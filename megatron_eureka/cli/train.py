@@ -22,7 +22,9 @@ from megatron_eureka.log import setup_logging
 from megatron_eureka.train.run_folder import RunFolder
 
 ConfigFile = Annotated[Path, typer.Argument(help="YAML file of options, such as configs/digits/grpo.yaml.")]
-Overrides = Annotated[list[str] | None, typer.Argument(help="Options to change: section.option=value.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="Options to change: section.option=value, or YAML files to lay over.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved options and the rank grid; start nothing.")]
 
 TRAIN_HELP = """Train a model by GRPO.
@@ -34,6 +36,8 @@ Examples:
   megatron-eureka train configs/digits/grpo.yaml train.steps=5 logging.name=short
 
   megatron-eureka train configs/qwen2_5_vl_7b_1node.yaml --dry-run
+
+  megatron-eureka train configs/qwen2_5_vl_7b_1node.yaml configs/recipe/dapo.yaml model.path=/models/qwen
 
   torchrun --nproc-per-node 8 -m megatron_eureka train configs/qwen2_5_vl_7b_1node.yaml model.path=/models/qwen
 """

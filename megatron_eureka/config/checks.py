@@ -28,7 +28,13 @@ def check(config: Config, info: ModelInfo | None, world_size: int, task: Task = 
     if info is not None:
         problems += [*_model_layout(config.parallel, info), *_lengths(config, info, task)]
     if task == "grpo":
-        problems += [*_batches(config), *_filter(config), *_rollout(config, info, world_size), *_reward(config)]
+        problems += [
+            *_batches(config),
+            *_algorithm(config),
+            *_filter(config),
+            *_rollout(config, info, world_size),
+            *_reward(config),
+        ]
     if not config.model.path:
         problems.append(
             "model.path is empty: give a Hugging Face folder or a Megatron checkpoint of a Qwen2.5-VL model."
@@ -148,10 +154,10 @@ def _batches(config: Config) -> Iterator[str]:
             f"rollout.samples_per_prompt = {rollout.samples_per_prompt}: an update takes whole groups. "
             f"Use {rollout.samples_per_prompt * max(1, config.train.samples_per_update // rollout.samples_per_prompt)}."
         )
-    if rollout.samples_per_prompt == 1:
+    if rollout.samples_per_prompt == 1 and config.algorithm.advantage != "reinforce_pp":
         yield (
             f"rollout.samples_per_prompt = 1 with algorithm.advantage = {config.algorithm.advantage}: a group of one "
-            "has no baseline. Use at least 2."
+            "has no baseline. Use at least 2, or reinforce_pp, which has none."
         )
 
 
@@ -169,6 +175,21 @@ def _filter(config: Config) -> Iterator[str]:
         yield (
             f"algorithm.filter.lower = {bounds.lower} and algorithm.filter.upper = {bounds.upper} leave no possible "
             f"number of right answers among rollout.samples_per_prompt = {samples}. Widen the bounds."
+        )
+
+
+def _algorithm(config: Config) -> Iterator[str]:
+    algorithm, correction = config.algorithm, config.algorithm.correction
+    if correction.reject != "none" and correction.reject_low >= correction.reject_high:
+        yield (
+            f"algorithm.correction.reject_low = {correction.reject_low} is not below algorithm.correction.reject_high "
+            f"= {correction.reject_high}: everything would be rejected. Swap or widen them around 1."
+        )
+    if algorithm.loss == "ppo_clip" and algorithm.dual_clip <= 1.0 + algorithm.clip_high:
+        yield (
+            f"algorithm.dual_clip = {algorithm.dual_clip} is within the range of algorithm.clip_high = "
+            f"{algorithm.clip_high}: it caps the loss of bad tokens that are {1.0 + algorithm.clip_high:g} times as "
+            "likely. Use a larger one (3)."
         )
 
 

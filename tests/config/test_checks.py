@@ -13,14 +13,29 @@ ROOT = Path(__file__).parents[2]
 SEVEN = KNOWN_MODELS["Qwen/Qwen2.5-VL-7B-Instruct"]
 
 
+SIZES, RECIPES = sorted(ROOT.glob("configs/qwen2_5_vl_*.yaml")), sorted(ROOT.glob("configs/recipe/*.yaml"))
+
+
 def seven(*overrides):
     return load_config(ROOT / "configs/qwen2_5_vl_7b_1node.yaml", overrides)
 
 
-@pytest.mark.parametrize("file", sorted(ROOT.glob("configs/qwen2_5_vl_*.yaml")), ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", SIZES, ids=lambda file: file.stem)
 def test_shipped_files_pass(file):
     config = load_config(file)
     check(config, find_model_info(config.model.path), config.launch.ranks * config.launch.nodes)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda file: file.stem)
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda file: file.stem)
+def test_recipes_go_with_every_size_in_either_order(recipe, size):
+    sized = load_config(size)
+    for files in ((size, recipe), (recipe, size)):
+        config = load_config(files[0], [str(files[1])])
+        assert config.algorithm == load_config(recipe).algorithm
+        if "7b" not in recipe.stem:  # those bring their own model
+            assert (config.model, config.parallel, config.launch) == (sized.model, sized.parallel, sized.launch)
+        check(config, find_model_info(config.model.path), config.launch.ranks * config.launch.nodes)
 
 
 def test_the_7b_file_is_the_published_recipe():
@@ -95,6 +110,11 @@ def test_digit_files_hold_the_settings_that_worked():
             ["reward.overlong.penalty=1", "reward.overlong.buffer_tokens=5000"],
             ["reward.overlong.buffer_tokens = 5000", "max_response_tokens = 4096", "Use a buffer of 819"],
         ),
+        (
+            ["algorithm.correction.reject=token", "algorithm.correction.reject_low=3"],
+            ["algorithm.correction.reject_low = 3", "algorithm.correction.reject_high = 2"],
+        ),
+        (["algorithm.dual_clip=1.1"], ["algorithm.dual_clip = 1.1", "algorithm.clip_high = 0.2"]),
         (["reward.overlong.penalty=1", "algorithm.truncated=penalise"], ["algorithm.truncated = penalise"]),
     ],
 )

@@ -45,6 +45,17 @@ def test_the_stages_get_the_layout_the_seed_and_each_others_folders(commands, tm
     assert grpo.train.steps == 7 != sft.train.steps
 
 
+@pytest.mark.parametrize("recipe", demo.RECIPES)
+def test_a_recipe_runs_on_the_demos_task(commands, tmp_path, recipe):
+    assert demo.run_demo(tmp_path, "tp2", seed=0, recipe=recipe) == tmp_path / recipe
+    command = commands.calls[1]
+    config = load_config(command[4], command[5:])
+    alone, task = load_config(command[4]), load_config(demo.DIGITS / "rl.yaml")
+    assert config.algorithm == alone.algorithm  # nothing of the recipe is lost
+    assert (config.model.path, config.logging.name) == (str(tmp_path / "sft" / "export"), recipe)
+    assert (config.optimizer.lr, config.precision.dtype) == (task.optimizer.lr, "fp32")  # nor of the task
+
+
 def test_options_of_the_command_line_come_last(commands, tmp_path):
     demo.run_demo(tmp_path, "tp2", seed=0, overrides=["parallel.tp=1", "parallel.pp=2"])
     config = load_config(commands.calls[1][4], commands.calls[1][5:])

@@ -14,6 +14,11 @@ def test_token_mean_weighs_tokens_alike():
     assert sample_weights("token_mean", [1, 4, 0]) == [0.2, 0.2, 0.0]
 
 
+def test_dr_grpo_divides_by_a_constant_length():
+    """Three samples of at most 8 tokens, one of them masked: 24 places."""
+    assert sample_weights("dr_grpo", [1, 4, 0], 8) == [1 / 24, 1 / 24, 0.0]
+
+
 def test_unknown_reduction_is_refused():
     with pytest.raises(ValueError, match="sample_mean"):
         sample_weights("mean", [1])

@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from examples.digits.demo import LAYOUTS, run_demo, run_stage  # noqa: E402
+from examples.digits.demo import LAYOUTS, run_demo, run_rl  # noqa: E402
 from megatron_eureka.config.load import load_config  # noqa: E402
 from megatron_eureka.evaluate.heldout import Evaluation, evaluate  # noqa: E402
 from megatron_eureka.evaluate.intervals import paired_difference  # noqa: E402
@@ -61,13 +61,9 @@ def one_seed(folder: Path, layout: str, seed: int) -> dict:
     run = run_demo(folder, layout, seed)
     minutes = (time.monotonic() - started) / 60
     data = folder / "data"
-    run_stage(
-        "grpo",
-        [
-            *(f"data.train=[{data}/train.jsonl]", f"evaluation.data=[{data}/heldout.jsonl]", "evaluation.every=0"),
-            *(f"model.path={folder}/sft/export", f"logging.root={folder}", f"train.seed={seed}", *LAYOUTS[layout]),
-            *("logging.name=shuffled", "reward.shuffle=true", "checkpoint.export=false"),
-        ],
+    run_rl(
+        *(folder, layout, seed),
+        ["logging.name=shuffled", "reward.shuffle=true", "evaluation.every=0", "checkpoint.export=false"],
     )
     swapped = folder / "swapped.jsonl"
     command = [sys.executable, __file__, "--evaluate", f"{run}/export", f"{data}/heldout_swapped.jsonl", str(swapped)]
