@@ -13,6 +13,7 @@ from megatron_eureka.config.load import load_config
 from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.config.schema import Config
 from megatron_eureka.evaluate import session as evaluation
+from megatron_eureka.evaluate.report import main_table
 from megatron_eureka.evaluate.session import COMPARE, MODEL, Session
 from megatron_eureka.launch.elastic import is_rank, launch_ranks, run_rank
 from megatron_eureka.log import logger, setup_logging
@@ -99,7 +100,8 @@ def evaluate(
     config = load_config(file, overrides)
     if responses is not None:
         files = {MODEL: responses} | ({COMPARE: compare} if compare else {})
-        typer.echo(evaluation.score_files(config, out or _default_out(config, responses), files))
+        out = out or _default_out(config, responses)
+        _tell(evaluation.score_files(config, out, files), out)
         return
     models = _models(config, model, compare)
     out = out or _default_out(config, models[MODEL])
@@ -127,7 +129,11 @@ def _evaluate(
     for role in [only] if only else list(models):
         _answer(session, role, command)
     if only is None:
-        typer.echo(evaluation.finish(session))
+        _tell(evaluation.finish(session), out)
+
+
+def _tell(summary: dict, out: Path) -> None:
+    typer.echo(f"{main_table(summary)}\n\nMore in {out / 'summary.md'}; an item a line in {out}/*/*.jsonl.")
 
 
 def _answer(session: Session, role: str, command: list[str]) -> None:

@@ -13,12 +13,17 @@ def markdown(summary: Mapping[str, Any]) -> str:
     models = summary["models"]
     lines = ["# Evaluation", "", *(f"- {role}: `{path}`" for role, path in models.items())]
     lines += [f"- {name}: {value}" for name, value in summary["settings"].items() if value not in ("", None)]
-    lines += ["", "Accuracy in %, 95 % interval in brackets; n is the number of items.", ""]
-    lines += _table(*_main_table(summary, list(models)))
-    lines += _notes(summary)
+    lines += ["", main_table(summary), *_notes(summary)]
+    lines += _answers_table(summary)
     for name, entry in summary["benchmarks"].items():
         lines += _subset_tables(name, entry, list(models))
     return "\n".join(lines) + "\n"
+
+
+def main_table(summary: Mapping[str, Any]) -> str:
+    """A line a benchmark and k, all models side by side."""
+    head = "Accuracy in %, 95 % interval in brackets; n is the number of items."
+    return "\n".join([head, "", *_table(*_main_table(summary, list(summary["models"])))])
 
 
 def percent(rate: Mapping[str, float]) -> str:
@@ -53,33 +58,49 @@ def _table(head: list[str], rows: list[list[str]]) -> list[str]:
     return [lines[0], "|" + "---|" * len(head), *lines[1:]]
 
 
+def _answers_table(summary: Mapping[str, Any]) -> list[str]:
+    """How many responses there are, and what is wrong with them as responses."""
+    head = ["benchmark", "model", "responses", "cut off", "without an answer", "items without a response"]
+    rows = [
+        [name, role, *(str(model[key]) for key in ("samples", "truncated", "without_answer", "unanswered"))]
+        for name, entry in summary["benchmarks"].items()
+        for role, model in entry["models"].items()
+    ]
+    return ["", "Responses. An item without one counts as wrong.", "", *_table(head, rows)]
+
+
 def _notes(summary: Mapping[str, Any]) -> list[str]:
-    """What the table does not say: rows left out, items without an answer, the judge."""
+    """What the tables do not say: tests, rows left out, the judge."""
     notes = []
     for name, entry in summary["benchmarks"].items():
         if entry["left_out"]:
             kinds = ", ".join(f"{count} {kind}" for kind, count in entry["left_out"].items())
             notes.append(f"{name}: {sum(entry['left_out'].values())} malformed rows left out ({kinds}).")
-        if entry.get("paired"):
+        if entry["paired"]:
             paired = entry["paired"]
             notes.append(f"{name}: {paired['won']} items won, {paired['lost']} lost; p by {paired['test']}.")
-        for role, model in entry["models"].items():
-            counts = {key: model[key] for key in ("unanswered", "truncated", "without_answer") if model[key]}
-            if counts:
-                told = ", ".join(f"{count} {key.replace('_', ' ')}" for key, count in counts.items())
-                notes.append(f"{name}, {role}: {told} of {model['samples']} responses; all count as they are scored.")
-            if "judge" in model:
-                judge = model["judge"]
-                notes.append(
-                    f"{name}, {role}: {judge['judged']} responses judged, {judge['left_to_rules']} left to the rules; "
-                    f"judge and rules agree on {judge['agreement']:.1%}; by rule {percent(judge['accuracy_by_rule'])}."
-                )
+        notes += [
+            f"{name}, {role}: {_judge_note(model['judge'])}"
+            for role, model in entry["models"].items()
+            if "judge" in model
+        ]
+    if summary["comparisons_failed"]:
+        notes.append(f"{summary['comparisons_failed']} comparisons failed or took too long, and count as unequal.")
     return ["", *(f"- {note}" for note in notes)] if notes else []
+
+
+def _judge_note(judge: Mapping[str, Any]) -> str:
+    return (
+        f"{judge['judged']} responses judged, {judge['left_to_rules']} left to the rules; judge and rules agree on "
+        f"{judge['agreement']:.1%}; by rule alone {percent(judge['accuracy_by_rule'])}."
+    )
 
 
 def _subset_tables(name: str, entry: Mapping[str, Any], roles: list[str]) -> list[str]:
     lines = []
     for axis, values in entry["models"][roles[0]]["subsets"].items():
+        if len(values) == 1:  # says what the main table says
+            continue
         rows = [
             [value, str(counted["items"]), *(percent(entry["models"][role]["subsets"][axis][value]) for role in roles)]
             for value, counted in values.items()

@@ -26,12 +26,11 @@ from megatron_eureka.evaluate.summary import compare, summarise
 from megatron_eureka.log import logger
 
 MODEL, COMPARE = "model", "compare"  # folders, and what --generate takes
-LARGE_FILE_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
 class Session:
-    """One evaluation: its options, the models by folder, and the benchmarks, read without keeping pictures."""
+    """One evaluation: its options, the models by folder, and the benchmarks."""
 
     config: Config
     out: Path
@@ -44,8 +43,11 @@ class Session:
         return {COMPARE: BASE, MODEL: TUNED} if COMPARE in self.models else {MODEL: MODEL}
 
 
-def open_session(config: Config, out: Path, models: Mapping[str, Path]) -> Session:
+def open_session(config: Config, out: Path, models: Mapping[str, Path], keep_pictures: bool = True) -> Session:
     """Check the options and read the benchmarks.
+
+    Args:
+        keep_pictures: write pictures that stand in tables to OUT/images.
 
     Raises:
         ValueError: no benchmark, a file that cannot be used, or options that do not fit each other.
@@ -54,8 +56,8 @@ def open_session(config: Config, out: Path, models: Mapping[str, Path]) -> Sessi
     wanted = sources(config.evaluation)
     if not wanted:
         raise ValueError("There is no benchmark: give --benchmark NAME=PATH, or evaluation.benchmarks in the options.")
-    limit = config.evaluation.max_prompts
-    benchmarks = tuple(load_benchmark(source.name, source.path, limit=limit) for source in wanted)
+    folder, limit = out / "images" if keep_pictures else None, config.evaluation.max_prompts
+    benchmarks = tuple(load_benchmark(source.name, source.path, folder, limit) for source in wanted)
     return Session(config, out, dict(models), benchmarks)
 
 
@@ -81,8 +83,11 @@ def clear(out: Path) -> None:
         (out / name).unlink(missing_ok=True)
 
 
-def finish(session: Session) -> str:
-    """Score what the models said and write results and summary; returns the summary as Markdown.
+def finish(session: Session) -> dict:
+    """Score what the models said and write results and summary.
+
+    Returns:
+        what stands in summary.json.
 
     Raises:
         ValueError: items are missing.
@@ -98,21 +103,25 @@ def finish(session: Session) -> str:
     return _summarise(session, given)
 
 
-def score_files(config: Config, out: Path, files: Mapping[str, Path]) -> str:
-    """Score responses that somebody else has, without a model; returns the summary as Markdown.
+def score_files(config: Config, out: Path, files: Mapping[str, Path]) -> dict:
+    """Score responses that somebody else has, without a model.
 
     Args:
         files: MODEL, and COMPARE if there is one -> file of responses.
+
+    Returns:
+        what stands in summary.json.
 
     Raises:
         ValueError: bad input, or several benchmarks: ids would be ambiguous.
     """
     found = {role: read_responses(file) for role, file in files.items()}
     counts = [len(entry.responses) for responses, _ in found.values() for entry in responses.values()]
-    evaluation = config.evaluation.model_copy(update={"samples": max(1, min(counts)), "temperature": None})
+    samples = min([count for count in counts if count], default=1)  # of an item without any, every k fails
+    evaluation = config.evaluation.model_copy(update={"samples": samples, "temperature": None})
     wanted = pass_ks(evaluation.model_copy(update={"pass_k": evaluation.pass_k or [1]}))
     config = config.model_copy(update={"evaluation": evaluation.model_copy(update={"samples": 1, "pass_k": []})})
-    session = open_session(config, out, files)
+    session = open_session(config, out, files, keep_pictures=False)
     if len(session.benchmarks) > 1:
         raise ValueError("--responses are scored for one benchmark at a time: give one --benchmark.")
     (benchmark,) = session.benchmarks
@@ -128,7 +137,7 @@ def score_files(config: Config, out: Path, files: Mapping[str, Path]) -> str:
 
 def _summarise(
     session: Session, given: Mapping[str, Mapping[str, Mapping[str, Response]]], wanted: Sequence[int] = ()
-) -> str:
+) -> dict:
     options = session.config.evaluation
     judge = Judge(options, session.out / "judge.jsonl") if options.judge_url else None
     wanted = wanted or pass_ks(options)
@@ -148,10 +157,9 @@ def _summarise(
         **({"judge": {"model": options.judge_model, **judge.counters}} if judge else {}),
         "benchmarks": entries,
     }
-    page = markdown(summary)
     write_atomically(session.out / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
-    write_atomically(session.out / "summary.md", page)
-    return page
+    write_atomically(session.out / "summary.md", markdown(summary))
+    return summary
 
 
 def _scored(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from megatron_eureka.evaluate.intervals import mcnemar, mean_interval, paired_difference, sign_flip
+from megatron_eureka.evaluate.intervals import mcnemar, mean_interval, paired_difference, paired_rates, sign_flip
 from megatron_eureka.evaluate.passk import pass_at_k
 from megatron_eureka.evaluate.results import ItemResult
 
@@ -53,14 +53,15 @@ def compare(before: Sequence[ItemResult], after: Sequence[ItemResult]) -> dict |
     if len(before) < 2:
         return None
     one, two = ([result.accuracy for result in results] for results in (before, after))
-    difference, low, high = paired_difference(one, two)
+    won, lost = (sum(b > a for a, b in zip(*pair, strict=True)) for pair in ((one, two), (two, one)))
     binary = {*one, *two} <= {0.0, 1.0}
+    difference, low, high = paired_rates(won, lost, len(one)) if binary else paired_difference(one, two)
     return {
         "difference": difference,
         "low": low,
         "high": high,
-        "won": sum(b > a for a, b in zip(one, two, strict=True)),
-        "lost": sum(b < a for a, b in zip(one, two, strict=True)),
+        "won": won,
+        "lost": lost,
         "test": "McNemar, exact" if binary else "paired permutation",
         "p": mcnemar(one, two) if binary else sign_flip(one, two),
     }

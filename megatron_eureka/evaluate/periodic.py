@@ -1,0 +1,101 @@
+"""Benchmarks during training: asked of the policy through the engines that train it, scored by rule."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from megatron_eureka.config.schema import Config
+from megatron_eureka.data.images import ImageStore
+from megatron_eureka.evaluate.benchmarks import Benchmark, load_benchmark
+from megatron_eureka.evaluate.generate import Question, ask, on_rank_0, read_questions, write_turns
+from megatron_eureka.evaluate.plan import Source, pass_ks, sampling, sources
+from megatron_eureka.evaluate.results import score_responses, write_results
+from megatron_eureka.evaluate.scoring import AnswerScorer
+from megatron_eureka.evaluate.summary import summarise
+from megatron_eureka.log import logger
+from megatron_eureka.rollout.protocol import Engine
+
+
+@dataclass(frozen=True)
+class OpenBenchmark:
+    """A benchmark whose pictures are in the run's store."""
+
+    name: str
+    questions: tuple[Question, ...]
+    benchmark: Benchmark | None  # on rank 0, which scores
+
+    @property
+    def max_images(self) -> int:
+        """Pictures of the question that has most; engines are built for so many."""
+        return max((len(question.prompt.images) for question in self.questions if question.prompt), default=0)
+
+
+def open_benchmarks(config: Config, processor: Any, store: ImageStore, folder: Path) -> tuple[OpenBenchmark, ...]:
+    """Read `evaluation.benchmarks`; a collective over the whole job.
+
+    Args:
+        folder: for prompts and for pictures that stand in tables; all ranks see it.
+
+    Raises:
+        ValueError: a benchmark cannot be read, or the options do not fit each other.
+    """
+    if not config.evaluation.enabled:
+        return ()
+    sampling(config), pass_ks(config.evaluation)
+    return tuple(_open(config, source, processor, store, folder) for source in sources(config.evaluation))
+
+
+def evaluate_benchmarks(
+    config: Config, engine: Engine, store: ImageStore, benchmarks: Sequence[OpenBenchmark], folder: Path
+) -> dict[str, float]:
+    """Ask everything and score it; a collective over the whole job.
+
+    Args:
+        folder: rank 0 writes NAME.jsonl there, an item a line.
+
+    Returns:
+        on rank 0 `evaluation/NAME/accuracy`, `pass_at_K`, `truncated` and `unanswered` (shares); else nothing.
+    """
+    metrics: dict[str, float] = {}
+    for opened in benchmarks:
+        responses = ask(config, engine, store, opened.questions, sampling(config))
+        if opened.benchmark is None:
+            continue
+        reward = config.reward
+        with AnswerScorer(reward.workers, reward.timeout_s, reward.compat) as scorer:
+            results = score_responses(opened.benchmark, {response.id: response for response in responses}, scorer)
+        write_results(folder / f"{opened.name}.jsonl", results)
+        summary = summarise(results, pass_ks(config.evaluation))
+        metrics |= _metrics(opened.name, summary)
+        rate = summary["accuracy"]
+        logger.info(
+            "%s: accuracy %.3f [%.3f, %.3f], %d items",
+            *(opened.name, rate["value"], rate["low"], rate["high"], summary["items"]),
+        )
+    return metrics
+
+
+def _open(config: Config, source: Source, processor: Any, store: ImageStore, folder: Path) -> OpenBenchmark:
+    turns_file = folder / "prompts" / f"{source.name}.jsonl"
+    loaded: list[Benchmark] = []
+
+    def load() -> list[str]:
+        loaded.append(load_benchmark(source.name, source.path, folder / "images", config.evaluation.max_prompts))
+        write_turns(loaded[0], config, turns_file)
+        return [item.id for item in loaded[0].items]
+
+    ids = on_rank_0(load)
+    questions = read_questions(turns_file, ids, config, processor, store)
+    return OpenBenchmark(source.name, tuple(questions), loaded[0] if dist.get_rank() == 0 else None)
+
+
+def _metrics(name: str, summary: dict) -> dict[str, float]:
+    rates = {f"pass_at_{k}": rate["value"] for k, rate in summary["pass_at_k"].items() if k != "1"}
+    rates |= {"accuracy": summary["accuracy"]["value"], "unanswered": summary["unanswered"] / summary["items"]}
+    rates["truncated"] = summary["truncated"] / max(1, summary["samples"])
+    return {f"evaluation/{name}/{metric}": value for metric, value in rates.items()}
