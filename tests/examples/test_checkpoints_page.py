@@ -2,21 +2,17 @@
 
 import contextlib
 import io
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from examples.digits.model import make_model
 from megatron_eureka.config.known_models import KNOWN_MODELS
 from megatron_eureka.weights import table
+from tests.examples.pages import ROOT, blocks, clone, run_commands
 
-ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "checkpoints.md").read_text("utf-8")
-BLOCKS = re.findall(r"```(bash|python|text)\n(.*?)```", PAGE, re.DOTALL)
+BLOCKS = blocks("checkpoints.md")
 
 
 @pytest.fixture(scope="module")
@@ -24,28 +20,12 @@ def folder(tmp_path_factory):
     """A working directory like a clone's, with a model of transformers' `save_pretrained` where the page has one."""
     folder = tmp_path_factory.mktemp("page")
     make_model(folder / "models" / "qwen", num_layers=4)
-    for name in ("tools", "configs"):
-        (folder / name).symlink_to(ROOT / name)
-    return folder
+    return clone(folder, "tools", "configs")
 
 
 def test_the_commands_run_one_after_another(folder):
-    commands = [line for kind, text in BLOCKS if kind == "bash" for line in text.splitlines()]
-    assert len(commands) == 6
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    output = []
-    for command in commands:
-        done = subprocess.run(
-            command,
-            shell=True,
-            cwd=folder,
-            env={**os.environ, "PATH": path},
-            capture_output=True,
-            text=True,
-            timeout=200,
-        )
-        assert done.returncode == 0, f"{command}\n{done.stderr}"
-        output.append(done.stdout + done.stderr)
+    output = run_commands("checkpoints.md", folder)
+    assert len(output) == 6
     assert "would write checkpoints/qwen: 81 tensors" in output[0]
     assert "in 4 files" in output[1]
     assert "equal, bit for bit: 81 tensors" in output[2]

@@ -279,6 +279,21 @@ def test_penalised_responses_score_nothing_and_the_filter_sees_that(truncated):
     assert [rewards["accuracy"] for rewards in first[2:]] == [1.0, 1.0]
 
 
+def test_overwritten_responses_end_with_the_end_token_and_keep_their_rewards():
+    def body():
+        collector = make_collector([2, 3, 4], RecordingEngine(truncated={1}), truncated="overwrite")
+        collector.end_token_id = 99
+        return collector.collect(1)
+
+    group = on_one_rank(body).groups[0]
+    plain = on_one_rank(lambda: make_collector([2, 3, 4], RecordingEngine(truncated={1})).collect(1)).groups[0]
+    assert group.samples[1].token_ids == (99,) and group.samples[1].truncated
+    assert [s.token_ids for i, s in enumerate(group.samples) if i != 1] == [
+        s.token_ids for i, s in enumerate(plain.samples) if i != 1
+    ]
+    assert [s.rewards for s in group.samples] == [s.rewards for s in plain.samples]
+
+
 def totals(collected) -> list[float]:
     return [sample.rewards["total"] for group in collected.generated for sample in group.samples]
 

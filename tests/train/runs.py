@@ -37,6 +37,7 @@ class Job:
             "evaluation.every": 0,
             "reward.functions": f"[{self.folder / 'reward.py'}:vowels]",
             "algorithm.filter.enabled": "false",
+            "algorithm.kl.coef": 0.1,  # a resumed run must find its reference again: the model that it started from
             "rollout.prompts_per_step": 4,
             "rollout.samples_per_prompt": 4,
             "train.samples_per_update": 8,

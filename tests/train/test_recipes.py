@@ -1,0 +1,179 @@
+"""Every recipe on the demo's task: three steps from a model that answers some of the questions right."""
+
+import json
+import math
+import statistics
+import subprocess
+import sys
+
+import pytest
+
+from examples.digits.data import corpus, write_data
+from examples.digits.model import make_model
+from megatron_eureka.config.load import load_config
+from tests.train.runs import ROOT, end
+
+pytestmark = pytest.mark.slow
+
+CONFIGS = ROOT / "configs"
+STEPS, PROMPTS, SAMPLES = 3, 8, 8
+
+
+def run(command: str, *arguments: object) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "megatron_eureka", command, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    try:
+        _, err = process.communicate(timeout=400)
+    finally:
+        end(process)
+    assert process.returncode == 0, err
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    """The demo's data, and a model after 200 of its 320 steps of fine-tuning."""
+    folder = tmp_path_factory.mktemp("recipes")
+    data = write_data(folder / "data", seed=0)
+    model = make_model(folder / "model", num_layers=4, seed=0, corpus=corpus())
+    changes = [f"data.train=[{data}/sft.jsonl]", f"model.path={model}", f"logging.root={folder}", "logging.name=sft"]
+    run("sft", CONFIGS / "digits" / "sft.yaml", *changes, "train.steps=200")
+    return folder
+
+
+class Run:
+    """What a recipe's run has written: `steps` of metrics, and for each step its groups as they were generated."""
+
+    def __init__(self, start, name: str, recipe: str, *overrides: str):
+        changes = [f"data.train=[{start}/data/train.jsonl]", f"model.path={start}/sft/export"]
+        changes += [f"logging.root={start}", f"logging.name={name}", "evaluation.enabled=false", "checkpoint.every=0"]
+        changes += [f"train.steps={STEPS}", f"rollout.prompts_per_step={PROMPTS}", "checkpoint.export=false"]
+        changes += [f"train.samples_per_update={PROMPTS * SAMPLES // 2}", "logging.tensorboard=false", *overrides]
+        files = [CONFIGS / "recipe" / f"{recipe}.yaml", CONFIGS / "digits" / "rl.yaml"]
+        run("train", *files, *changes)
+        self.config = load_config(start / name / "config.yaml")
+        lines = (start / name / "metrics.jsonl").read_text("utf-8").splitlines()
+        self.steps = [json.loads(line) for line in lines]
+        self.groups = [self._groups(start / name / "rollouts" / f"step_{step}.jsonl") for step in range(1, STEPS + 1)]
+
+    @staticmethod
+    def _groups(file) -> list[list[dict]]:
+        records = [json.loads(line) for line in file.read_text("utf-8").split("\n") if line]
+        return [records[first : first + SAMPLES] for first in range(0, len(records), SAMPLES)]
+
+    def trained(self) -> list[list[dict]]:
+        return [group for groups in self.groups for group in groups if group[0]["advantage"] is not None]
+
+
+def totals(group: list[dict]) -> list[float]:
+    return [record["rewards"]["total"] for record in group]
+
+
+def accuracy(group: list[dict]) -> float:
+    return statistics.fmean(record["rewards"]["accuracy"] for record in group)
+
+
+def standardised(rewards: list[float]) -> list[float]:
+    """GRPO's advantages from the definition."""
+    spread = statistics.stdev(rewards)
+    return [(reward - statistics.fmean(rewards)) / spread if spread else 0.0 for reward in rewards]
+
+
+@pytest.fixture(scope="module")
+def runs(start):
+    """Runs by name, made when first asked for."""
+    made: dict[str, Run] = {}
+
+    def get(recipe: str, name: str = "", *overrides: str) -> Run:
+        name = name or recipe
+        if name not in made:
+            made[name] = Run(start, name, recipe, *overrides)
+        return made[name]
+
+    return get
+
+
+RECIPES = sorted(path.stem for path in (CONFIGS / "recipe").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_three_steps(runs, recipe):
+    made = runs(recipe)
+    assert [line["step"] for line in made.steps] == [1, 2, 3]
+    for line in made.steps:
+        assert all(math.isfinite(value) for value in line.values())
+        assert line["actor/grad_norm"] > 0
+        assert line["actor/log_ratio_max/first"] == 0.0 or line["filter/staleness/max"] > 0
+        assert line["rollout_corr/probs_diff_mean"] < 1e-5 and line["rollout_corr/alarm"] == 0  # fp32 on both sides
+    assert made.config.algorithm == load_config(CONFIGS / "recipe" / f"{recipe}.yaml").algorithm
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_only_groups_within_the_bounds_are_trained_on_and_all_are_counted(runs, recipe):
+    made = runs(recipe)
+    bounds = made.config.algorithm.filter
+    assert all(bounds.lower <= accuracy(group) <= bounds.upper for group in made.trained())
+    for line, groups in zip(made.steps, made.groups, strict=True):
+        fresh = [group for group in groups if group[0]["policy_version"] == line["step"] - 1]
+        assert line["filter/dropped_easy"] == sum(accuracy(group) > bounds.upper for group in fresh)
+        assert line["filter/dropped_hard"] == sum(accuracy(group) < bounds.lower for group in fresh)
+        assert line["filter/kept"] == len(fresh) - line["filter/dropped_easy"] - line["filter/dropped_hard"]
+        assert len([group for group in groups if group[0]["advantage"] is not None]) == PROMPTS  # filled to the brim
+    assert sum(line["filter/dropped_easy"] + line["filter/dropped_hard"] for line in made.steps) > 0
+
+
+@pytest.mark.parametrize("recipe", ["mm_eureka_7b", "mm_eureka_7b_fixed", "dapo", "gspo"])
+def test_advantages_are_grpos(runs, recipe):
+    for group in runs(recipe).trained():
+        advantages = [record["advantage"] for record in group]
+        assert advantages == pytest.approx(standardised(totals(group)), abs=1e-5)  # float32
+
+
+def test_rloo_is_whitened_and_penalised(runs):
+    made = runs("rloo")
+    first, *later = made.steps
+    assert first["reward/kl_penalty/mean"] == first["actor/kl_loss"] == 0.0 or first["actor/log_ratio_max"] > 0
+    assert all(line["reward/kl_penalty/mean"] != 0 for line in later)
+    for line in made.steps:
+        # Whitening makes the tokens' variance 1; responses are almost of one length here, so the samples' is near.
+        assert line["advantage/std"] == pytest.approx(1.0, abs=0.1)
+    for group in made.trained():
+        order = sorted(group, key=lambda record: record["rewards"]["total"])
+        low, high = order[0], order[-1]
+        assert high["advantage"] > low["advantage"]
+
+
+def test_dapo_punishes_length_and_clips_higher(runs):
+    made = runs("dapo")
+    assert made.config.algorithm.clip_high == 0.28
+    scores = [record["rewards"]["overlong"] for groups in made.groups for group in groups for record in group]
+    assert all(-1.0 <= score <= 0.0 for score in scores)
+    for line, groups in zip(made.steps, made.groups, strict=True):
+        fresh = [record for group in groups for record in group if record["policy_version"] == line["step"] - 1]
+        cut = [record for record in fresh if record["finish_reason"] == "length"]
+        assert all(record["rewards"]["overlong"] == -1.0 for record in cut)
+
+
+def test_mm_eureka_trains_without_correction_and_the_mended_one_with(runs):
+    theirs, mended = runs("mm_eureka_7b"), runs("mm_eureka_7b_fixed")
+    assert all(line["rollout_corr/is_mean"] == 1.0 for line in theirs.steps)
+    assert any(line["rollout_corr/is_mean"] != 1.0 for line in mended.steps)  # the last digits of float32
+
+
+def test_adora_weighs_groups_down_and_says_so(runs):
+    """From the same start: the first step's groups are those of the run without it, their advantages 1 or 0.1 times."""
+    plain = runs("mm_eureka_7b_fixed")
+    made = runs("mm_eureka_7b_fixed", "adora", "algorithm.adora.enabled=true")
+    factors = []
+    for group in made.trained():
+        expected, got = standardised(totals(group)), [record["advantage"] for record in group]
+        (factor,) = (f for f in (1.0, 0.1) if got == pytest.approx([f * e for e in expected], abs=1e-5))
+        factors.append(factor)
+    shares = [line["advantage/adora/weighted_down"] for line in made.steps]
+    assert sum(factor == 0.1 for factor in factors) == pytest.approx(sum(shares) * PROMPTS)
+    assert 0.1 in factors
+    assert made.steps[0]["actor/grad_norm"] < plain.steps[0]["actor/grad_norm"]
