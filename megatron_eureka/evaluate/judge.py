@@ -92,12 +92,14 @@ class Judge:
         if not prompts:
             return
         self._cache.parent.mkdir(parents=True, exist_ok=True)
+        torn = self._cache.exists() and not self._cache.read_bytes().endswith(b"\n")
         limits = httpx.Limits(max_connections=self._options.judge_workers)
         with (
             httpx.Client(timeout=self._options.judge_timeout_s, headers=self._headers, limits=limits) as client,
             ThreadPoolExecutor(self._options.judge_workers) as workers,
             open(self._cache, "a", encoding="utf-8") as cache,
         ):
+            cache.write("\n" if torn else "")
             answers = workers.map(lambda prompt: self._ask(client, prompt), prompts)
             try:
                 for prompt, verdict in zip(prompts, progress(answers, "judging", len(prompts)), strict=True):
