@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import torch
 import torch.distributed as dist
 
-from megatron_eureka.config.model_folder import find_model_folder
-from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.config.schema import Config
-from megatron_eureka.evaluate.heldout import evaluate
 from megatron_eureka.log import logger
 from megatron_eureka.parallel.groups import device
-from megatron_eureka.rewards.scorer import Scorer
 from megatron_eureka.rl.step_advantages import StepAdvantages, step_advantages
-from megatron_eureka.rollout.collect import Collected, Collector
-from megatron_eureka.rollout.colocated import ColocatedEngine
-from megatron_eureka.rollout.options import EngineOptions
-from megatron_eureka.rollout.suppress import stop_token_ids, suppressed_token_ids
+from megatron_eureka.rollout.collect import Collected
 from megatron_eureka.train.batch import UpdateBatch, cut_into_updates, make_update
+from megatron_eureka.train.evaluation import evaluate_if
 from megatron_eureka.train.logprob_passes import Logprobs, kl_by_sample, logprobs_of, old_logprobs
-from megatron_eureka.train.reference_policy import ReferencePolicy
 from megatron_eureka.train.rollout_metrics import (
     advantage_metrics,
     performance,
@@ -34,7 +24,7 @@ from megatron_eureka.train.rollout_metrics import (
     vision_metrics,
     warn_of_mismatch,
 )
-from megatron_eureka.train.run import Data, Run, load_data, new_stream, open_folder, open_run, run_on_main, start_job
+from megatron_eureka.train.session import Session, engine_turn, open_session
 from megatron_eureka.train.update import update
 
 
@@ -63,77 +53,10 @@ def train(config: Config, name: str) -> None:
     finish(session)
 
 
-@dataclass
-class Session:
-    """A run with its engine and what fills its batches."""
-
-    run: Run
-    engine: ColocatedEngine
-    scorer: Scorer
-    collector: Collector
-    data: Data
-    reference: ReferencePolicy | None = None  # where there is a KL term
-    images_asked: int = 0  # distinct images of this replica's rows in the step
-    counted: dict[str, int] = field(default_factory=dict)  # counters at the end of the step before
-
-
-def open_session(config: Config, name: str) -> Session:
-    """Set everything up and take up a run that was cut off; weights are in the engines afterwards."""
-    layout, process_groups = start_job(config)
-    folder = open_folder(config, name)
-    workers = max(1, config.reward.workers // ranks_on_node())
-    scorer = Scorer(config.reward.model_copy(update={"workers": workers}), config.rollout.max_response_tokens)
-    data = load_data(config, scorer.check_label, spill_dir=folder.images)
-    tokenizer = data.processor.tokenizer
-    vocab_size = ModelInfo.from_folder(config.model.path).vocab_size
-    stop_ids = stop_token_ids(find_model_folder(config.model.path).hf, tokenizer)
-    banned = suppressed_token_ids(vocab_size, tokenizer, stop_ids)
-    run = open_run(config, folder, data, layout, process_groups, banned)
-    logger.info("starting %d engines of tp %d", layout.world_size // config.rollout.tp, config.rollout.tp)
-    max_images = max(1, *(len(prompt.images) for prompt in (*data.train.prompts, *data.heldout)))
-    engine = ColocatedEngine(EngineOptions.from_config(config, max_images=max_images))
-    assert tuple(engine.suppressed) == tuple(banned), "engine and trainer must leave out the same tokens"
-    stream = new_stream(config, data.train)
-    prompts, end_token_id = data.train.prompts, tokenizer.eos_token_id
-    collector = Collector(config, engine, scorer, data.store, prompts, stream, run.timers, end_token_id)
-    reference = ReferencePolicy(run.policy) if config.algorithm.kl.coef else None  # of the weights before a resume
-    session = Session(run, engine, scorer, collector, data, reference)
-    progress = run.resume()
-    if progress is not None:
-        collector.load_state_dict(progress["collector"])
-    if progress is not None or not engine.options.from_folder:
-        engine.update_weights(run.weight_source, version=progress["policy_version"] if progress else 0)
-    run.open_writer()
-    return session
-
-
-def ranks_on_node() -> int:
-    """Ranks of the job on this machine; not every launcher says."""
-    hosts: list[str] = [""] * dist.get_world_size()
-    dist.all_gather_object(hosts, socket.gethostname())
-    return hosts.count(socket.gethostname())
-
-
 def collect(session: Session, step: int) -> Collected:
     """Generate, score and filter until the step's batch is full."""
     with engine_turn(session):
         return session.collector.collect(step)
-
-
-@contextmanager
-def engine_turn(session: Session) -> Iterator[None]:
-    """GPU memory is the engine's inside and the trainer's afterwards; nothing moves without CUDA.
-
-        weights awake -> sync -> trainer off-loads -> KV cache awake -> generate -> engine sleeps -> trainer restores
-
-    The first two are `push_weights`; where no sync came before, the weights wake together with the KV cache. Not yet
-    run on a GPU.
-    """
-    session.run.policy.offload()
-    session.engine.wake(("weights", "kv_cache"))
-    yield
-    session.engine.sleep()
-    session.run.policy.restore()
 
 
 def make_batches(session: Session, collected: Collected) -> list[UpdateBatch]:
@@ -250,25 +173,6 @@ def step_counts(session: Session) -> dict[str, float]:
     new = new.to(device())
     dist.all_reduce(new)
     return dict(zip(counts, new.tolist(), strict=True))
-
-
-def evaluate_if(session: Session, step: int, due: bool) -> None:
-    """Answer the held-out prompts greedily after `step`, and record the result."""
-    run, prompts = session.run, session.data.heldout
-    target = run.folder.path / "evaluation" / f"step_{step}.jsonl"
-    if not due or not prompts or run_on_main(target.exists, for_all=True):
-        return
-    started = time.perf_counter()
-    with engine_turn(session):
-        result = evaluate(run.config, session.engine, session.scorer, session.data.store, prompts)
-    if run.is_main:
-        result.write(target)
-        run.writer.write(step, {**result.metrics(), "timing_s/evaluation": time.perf_counter() - started})
-        low, high = result.interval("accuracy")
-        logger.info(
-            "held-out after step %d: accuracy %.3f [%.3f, %.3f], format %.3f, %d prompts",
-            *(step, result.rate("accuracy"), low, high, result.rate("format"), len(result.items)),
-        )
 
 
 def save_if(session: Session, step: int, due: bool) -> None:

@@ -125,9 +125,9 @@ class RunFolder:
             if len(kept) < len(lines):
                 logger.info("resuming after step %d: %d later metric lines are dropped", step, len(lines) - len(kept))
             write_atomically(self.metrics, "".join(line + "\n" for line in kept))
-        for file in [*self.rollouts.glob("step_*.jsonl"), *(self.path / "evaluation").glob("step_*.jsonl")]:
-            if int(file.stem.removeprefix("step_")) > step:
-                file.unlink()
+        for path in [*self.rollouts.glob("step_*"), *(self.path / "evaluation").glob("step_*")]:
+            if int(path.stem.removeprefix("step_")) > step:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
         for path in self.checkpoints.glob("*.tmp"):
             shutil.rmtree(path)
 

@@ -12,6 +12,7 @@ import megatron_eureka  # noqa: F401  (before transformers)
 
 # isort: split
 from megatron_eureka import cli
+from megatron_eureka.cli import train as command
 from megatron_eureka.launch import elastic
 
 
@@ -22,9 +23,9 @@ def target(where: str):
 
         return ColocatedEngine, "generate"
     if where == "update":
-        from megatron_eureka.train import update
+        from megatron_eureka.train import grpo
 
-        return update, "update"
+        return grpo, "update"
     if where == "fit":
         from megatron_eureka.train import sft
 
@@ -73,10 +74,10 @@ def install(fault: str) -> None:
 
 if __name__ == "__main__":
     if elastic.is_rank():
-        original_run_rank = cli.run_rank
-        cli.run_rank = lambda body: original_run_rank(lambda: (install(os.environ["FAULT"]), body()))
+        original_run_rank = command.run_rank
+        command.run_rank = lambda body: original_run_rank(lambda: (install(os.environ["FAULT"]), body()))
     else:
-        original_launch = cli.launch_ranks
-        cli.launch_ranks = lambda arguments, num_ranks: original_launch(arguments, num_ranks, "tests.train.faulty")
+        original_launch = command.launch_ranks
+        command.launch_ranks = lambda arguments, num_ranks: original_launch(arguments, num_ranks, "tests.train.faulty")
     sys.argv[0] = "megatron-eureka"
     cli.main()

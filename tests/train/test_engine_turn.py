@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from megatron_eureka.rollout.colocated import ColocatedEngine
 from megatron_eureka.train import grpo
 from megatron_eureka.train.metrics import Timers
+from megatron_eureka.train.session import engine_turn
 
 
 class Recorder:
@@ -54,9 +55,9 @@ def test_weights_wake_too_when_no_sync_came_before():
     """After an evaluation the whole engine sleeps; the next step's rollouts need its weights as well."""
     calls = []
     session = session_of(calls)
-    with grpo.engine_turn(session):
+    with engine_turn(session):
         pass
-    with grpo.engine_turn(session):
+    with engine_turn(session):
         pass
     assert [call for call in calls if call[0] == "wake"] == [("wake", "weights", "kv_cache")] * 2
 
@@ -65,6 +66,6 @@ def test_an_engine_that_never_slept_is_not_woken():
     calls = []
     session = session_of(calls)
     session.engine._asleep = set()
-    with grpo.engine_turn(session):
+    with engine_turn(session):
         pass
     assert [call[0] for call in calls] == ["trainer off-loads", "sleep", "trainer restores"]
