@@ -33,6 +33,8 @@ class Job:
             "model.path": self.folder / "model",
             "data.train": f"[{self.folder / 'data' / 'train.jsonl'}]",
             "evaluation.data": f"[{self.folder / 'data' / 'heldout.jsonl'}]",
+            "evaluation.benchmarks": f"[jsonl={self.folder / 'data' / 'heldout.jsonl'}]",
+            "evaluation.prompt": "plain",  # the system prompt is longer than the demo's prompts may be
             "evaluation.max_prompts": 8,
             "evaluation.every": 0,
             "reward.functions": f"[{self.folder / 'reward.py'}:vowels]",

@@ -56,6 +56,27 @@ def test_a_run_logs_what_it_did(job, straight):
     assert len(records) == 16 and all(record["advantage"] is not None for record in records)
 
 
+def test_benchmarks_are_asked_before_and_after(job, straight):
+    rates = {line["step"]: line for line in straight[0] if "evaluation/jsonl/accuracy" in line}
+    assert list(rates) == [0, 4]
+    for step, line in rates.items():
+        items = read_lines(job.run_folder("straight") / "evaluation" / f"step_{step}" / "jsonl.jsonl")
+        assert len(items) == 8 and line["evaluation/jsonl/unanswered"] == 0
+        assert line["evaluation/jsonl/accuracy"] == sum(item["correct"] for item in items) / 8
+        # The same prompts as the held-out ones, answered greedily by the same weights.
+        heldout = read_lines(job.run_folder("straight") / "evaluation" / f"step_{step}.jsonl")
+        assert [item["response"] for item in heldout] == [item["response"] for item in items]
+
+
+def test_the_kl_term_starts_at_zero_and_grows(straight):
+    steps = [line for line in straight[0] if "actor/kl_loss" in line]
+    assert len(steps) == 4
+    # Two updates a step: the first sees the reference itself, so the mean of the first step is half the second's.
+    assert all(line["actor/kl_loss"] > 0 for line in steps)
+    assert steps[-1]["actor/kl_loss"] > 2 * steps[0]["actor/kl_loss"]
+    assert all(line["timing_s/ref_logprob"] > 0 for line in steps)
+
+
 def test_the_first_update_of_a_step_is_on_policy_bitwise(straight):
     """Old and new log-probs come from the same rows under the same weights: their difference is exactly zero."""
     steps = [line for line in straight[0] if "actor/log_ratio_max/first" in line]
