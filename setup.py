@@ -40,6 +40,7 @@ setup(
         "matplotlib",
         "numpy",
         "pillow",
+        "imagehash",  # perceptual hashes, for the overlap of training and test pictures
     ],
     extras_require={
         # Never both in one environment: each installs the module `vllm`.

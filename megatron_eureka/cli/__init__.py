@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from megatron_eureka.cli import evaluate, train
+from megatron_eureka.cli import data, evaluate, train
 from megatron_eureka.launch.elastic import BAD_INPUT
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app = typer.Typer(
 app.command(help=train.TRAIN_HELP)(train.train)
 app.command(help=train.SFT_HELP)(train.sft)
 app.command("eval", help=evaluate.EVAL_HELP)(evaluate.evaluate)
+app.add_typer(data.app, name="data")
 
 
 def main() -> None:

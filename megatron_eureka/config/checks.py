@@ -236,5 +236,5 @@ def _reward(config: Config) -> Iterator[str]:
     if config.algorithm.truncated == "penalise":
         yield (
             "algorithm.truncated = penalise sets all rewards of a response that was cut off to 0, so it would score "
-            "better than one that reward.overlong.penalty punishes. Set algorithm.truncated = keep, or the penalty to 0."
+            "better than one that reward.overlong.penalty punishes. Set algorithm.truncated = keep, or no penalty."
         )

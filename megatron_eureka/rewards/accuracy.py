@@ -82,6 +82,18 @@ def check_label(label: str, compat: str = "none") -> str | None:
     return f"math-verify cannot parse the label {label!r}; correct it, or write plain text without LaTeX"
 
 
+def label_kind(label: str) -> str:
+    """What sort of answer a label is: choice, number, words, mathematics, or text that is compared as text."""
+    plain = plain_forms(label)
+    if label_choices(plain):
+        return "choice"
+    if compare_numbers(plain, plain):
+        return "number"
+    if _is_words(plain):
+        return "words"
+    return "mathematics" if any(not isinstance(gold, str) for gold in _parse_gold(plain)) else "text"
+
+
 def _same_text(candidate: str, label: str) -> bool:
     boxed = BOXED.findall(candidate)
     answer, gold = _normalise(boxed[-1] if len(boxed) == 1 else candidate), _normalise(label)

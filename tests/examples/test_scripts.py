@@ -1,22 +1,16 @@
-"""What a user copies from examples/: scripts, the converter, the custom reward and data, the 7B plan."""
+"""What a user copies from examples/: scripts, the custom reward and data, the 7B plan."""
 
-import base64
-import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-from io import BytesIO
 from pathlib import Path
 
 import megatron_eureka  # noqa: F401  (before transformers: on CPU it makes CUDA-linked wheels importable)
 
 # isort: split
-import pyarrow
-import pyarrow.parquet
 import pytest
-from PIL import Image
 from transformers import AutoProcessor
 
 from examples.custom_reward.short_thinking import BONUS
@@ -37,12 +31,6 @@ def run(command: list, **environment: str) -> subprocess.CompletedProcess:
     """A command from the root of the repository."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")} | environment
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120)
-
-
-def png(colour: str = "red", size: tuple = (40, 30)) -> bytes:
-    data = BytesIO()
-    Image.new("RGB", size, colour).save(data, "PNG")
-    return data.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -148,89 +136,6 @@ def test_scripts_say_what_they_need(missing):
 # --- data ----------------------------------------------------------------------------------------------------------
 
 
-def convert(out: Path, *arguments: str) -> subprocess.CompletedProcess:
-    return run([sys.executable, str(EXAMPLES / "data" / "k12_to_jsonl.py"), *arguments, "--out", str(out)])
-
-
-def content_of(line: str) -> list:
-    record = json.loads(line)
-    system, user = json.loads(record["message"])
-    assert (system["role"], user["role"]) == ("system", "user")
-    assert "<think>" in system["content"]
-    assert "<answer>" in system["content"]
-    return user["content"]
-
-
-def test_the_converter_takes_every_form_of_a_picture_and_names_bad_rows(tmp_path, model):
-    (tmp_path / "own.png").write_bytes(png("green"))
-    text = base64.b64encode(png("blue")).decode()
-    rows = [
-        {"id": "a", "question": "Where? <image> And <image>?", "answer": 3, "image": [{"bytes": text}, "own.png"]},
-        {"id": "b", "question": "What is it?", "answer": " $x$ ", "image": f"data:image/png;base64,{text}"},
-        {"question": "1 + 1?", "answer": "2", "image": None},
-        {"id": "d", "question": "Broken", "answer": "1", "image": "missing.png"},
-        {"id": "e", "question": "<image> <image>", "answer": "1", "image": "own.png"},
-        {"id": "f", "question": "No answer", "answer": None},
-        {"id": "g", "question": "Not a picture", "answer": "1", "image": base64.b64encode(b"GIF89a nothing").decode()},
-    ]
-    source = tmp_path / "rows.json"
-    source.write_text(json.dumps(rows))
-    out = tmp_path / "out" / "train.jsonl"
-    done = convert(out, str(source))
-    assert done.returncode == 0, done.stderr
-    assert "3 prompts" in done.stdout
-    assert "{'picture': 2, 'question': 1, 'answer': 1}" in done.stdout
-    assert all(f"left out: rows.json:{number}: " in done.stderr for number in (3, 4, 5, 6))
-
-    lines = out.read_text().splitlines()
-    blue, green = (part["image"] for part in content_of(lines[0]) if part["type"] == "image")
-    assert [part["type"] for part in content_of(lines[0])] == ["text", "image", "text", "image", "text"]
-    assert (out.parent / blue).read_bytes() == png("blue")  # the encoded file itself, not a copy that was encoded again
-    assert (out.parent / green).read_bytes() == png("green")
-    assert content_of(lines[1]) == [{"type": "image", "image": blue}, {"type": "text", "text": "What is it?"}]
-    assert content_of(lines[2]) == [{"type": "text", "text": "1 + 1?"}]
-    assert [(json.loads(line)["id"], json.loads(line)["answer"]) for line in lines] == [
-        *(("a", "3"), ("b", "$x$"), ("rows.json:2", "2")),
-    ]
-    assert len(list((out.parent / "images").iterdir())) == 2  # a picture that comes twice is written once
-
-    options = load_config(ROOT / "configs" / "base.yaml").data
-    prompts = load_prompts([out], options, *processor_and_store(model, options))
-    assert [len(prompt.images) for prompt in prompts.prompts] == [2, 1, 0]
-
-
-def test_the_converter_reads_parquet(tmp_path):
-    source, out = tmp_path / "rows.parquet", tmp_path / "train.jsonl"
-    rows = [{"id": "a", "question": "What?", "answer": "A", "image": {"bytes": png(), "path": "x.png"}}]
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), source)
-    done = convert(out, str(source))
-    assert done.returncode == 0, done.stderr
-    (picture,) = (part["image"] for part in content_of(out.read_text()) if part["type"] == "image")
-    assert (out.parent / picture).read_bytes() == png()
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "says"),
-    [
-        ("rows.json", "{", "not valid JSON"),
-        ("rows.json", "{}", "expected a list of rows"),
-        ("rows.parquet", "PAR1", "not readable as parquet"),
-        ("rows.csv", "a,b", "Give .parquet, .json or .jsonl"),
-        ("rows.jsonl", '{"problem": "1?", "answer": "1"}\n', "No row of 1 files could be used: {'question': 1}"),
-    ],
-)
-def test_the_converter_refuses_what_it_cannot_read(tmp_path, name, content, says):
-    source, out = tmp_path / name, tmp_path / "train.jsonl"
-    source.write_text(content)
-    done = convert(out, str(source))
-    assert done.returncode == 2
-    assert says in done.stderr
-    assert not out.exists()
-    if name == "rows.jsonl":  # the columns can be named
-        assert convert(out, str(source), "--question", "problem", "--system", "").returncode == 0
-        assert [turn["role"] for turn in json.loads(json.loads(out.read_text())["message"])] == ["user"]
-
-
 def test_the_custom_data_loads_and_its_plan_works(model):
     config = load_config(EXAMPLES / "custom_data" / "grpo.yaml")
     check(config, ModelInfo.from_folder(model), config.launch.ranks)
@@ -263,7 +168,7 @@ def test_the_custom_reward_joins_the_total(monkeypatch):
 
 # --- documents -----------------------------------------------------------------------------------------------------
 
-NAMES = ("README.md", "CONTRIBUTING.md", "docs/checkpoints.md", "docs/measurements/README.md")
+NAMES = ("README.md", "CONTRIBUTING.md", "docs/checkpoints.md", "docs/data.md", "docs/measurements/README.md")
 DOCUMENTS = [ROOT / name for name in NAMES]
 
 

@@ -1,0 +1,195 @@
+"""Checking training files: each kind of fault is planted and found where it is, and a sound file has none."""
+
+import json
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from megatron_eureka.config.schema import Data
+from megatron_eureka.data.check import TokenCounter, check_files, describe
+from megatron_eureka.data.fingerprint import fingerprint, look_alikes, normalise_text
+from megatron_eureka.data.images import ImageStore
+from megatron_eureka.data.prompts import load_prompts
+from tests.data.pictures import encoded, triangle
+
+
+def judge(labels):
+    return [("number", "no number") if label == "bad" else ("number", None) for label in labels]
+
+
+class Folder:
+    """Writes pictures and JSONL files."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def picture(self, name, seed, kind="PNG", **options):
+        (self.path / name).write_bytes(encoded(triangle(seed), kind, **options))
+        return name
+
+    def file(self, name, *lines):
+        path = self.path / name
+        path.write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines) + "\n")
+        return path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return Folder(tmp_path)
+
+
+def line(text, answer, *pictures, **more):
+    parts = [{"type": "image", "image": picture} for picture in pictures] + [{"type": "text", "text": text}]
+    return {
+        "message": [{"role": "system", "content": "S"}, {"role": "user", "content": parts}],
+        "answer": answer,
+        **more,
+    }
+
+
+def found(report):
+    return [(problem.kind, int(problem.place.rpartition(":")[2])) for problem in report.problems]
+
+
+def test_a_sound_file_has_no_problems(folder, processor):
+    pictures = [folder.picture(f"{seed}.png", seed) for seed in range(3)]
+    lines = [line(f"Question {i}?", i, picture) for i, picture in enumerate(pictures)]
+    path = folder.file("train.jsonl", *lines, line("No picture here", "4"))
+    options = Data()
+    report = check_files([path], judge, count_tokens=TokenCounter(processor, options.min_pixels, options.max_pixels))
+    assert report.problems == [] and (report.lines, report.read) == (4, 4)
+    assert report.answers == {"kinds": {"number": 4}, "without": 0, "parse_rate": 1.0}
+    assert report.prompts["characters"] == {"min": 11, "median": 11, "p95": 15, "max": 15, "mean": 12.0}
+    assert report.prompts["images"]["mean"] == 0.75 and report.images["distinct"] == 3
+    assert report.images["width"]["max"] == 240 and report.images["pixels"]["min"] == 240 * 180
+    store = ImageStore.from_options(options, processor.image_processor)
+    tokens = [len(prompt.token_ids) for prompt in load_prompts([path], options, processor, store).prompts]
+    assert report.prompts["tokens"] == describe(tokens)
+
+
+def test_faults_of_single_lines_are_named_with_file_and_line(folder):
+    good = folder.picture("good.png", 1)
+    (folder.path / "torn.png").write_bytes(encoded(triangle(2))[:300])
+    path = folder.file(
+        "train.jsonl",
+        line("Good?", "1", good),
+        "{",
+        '{"question": "Q", "answer": "A"}',
+        {"message": "[]", "answer": "1"},
+        line("Missing?", "1", "missing.png"),
+        "",  # a blank line counts, and is no line of data
+        line("Torn?", "1", "torn.png"),
+        line("No answer?", None),
+        line("A list?", ["1"]),
+        line("Truth?", True),
+        line("Label?", "bad"),
+        line("Far away?", "1", "https://example.org/x.png"),
+        line("Demonstration", None, response="<think>"),
+    )
+    report = check_files([path], judge)
+    assert found(report) == [
+        *(("json", 2), ("message", 3), ("message", 4), ("picture", 5), ("picture", 7)),
+        *(("answer", 8), ("answer", 9), ("answer", 10), ("message", 12), ("label", 11)),
+    ]
+    assert all(problem.place.startswith(str(path)) and problem.reason for problem in report.problems)
+    assert "missing.png" in report.problems[3].reason and "not a readable picture" in report.problems[4].reason
+    assert (report.lines, report.read, report.answers["parse_rate"]) == (12, 3, 0.5)
+    assert report.answers["without"] == 1
+    assert report.counts == {"json": 1, "message": 3, "picture": 2, "answer": 3, "label": 1}
+    assert json.loads(json.dumps(report.as_dict()))["counts"] == report.counts
+
+
+def test_repeated_questions_conflicts_and_ids(folder):
+    one, same, other = (folder.picture(*pair) for pair in (("a.png", 1), ("b.png", 1), ("c.png", 2)))
+    path = folder.file(
+        "train.jsonl",
+        line("How long is AB?", "3", one, id="x"),
+        line("how long is  AB", "3", same),  # the same but for case, blanks, punctuation and the picture's name
+        line("How long is AB?", "4", one),
+        line("How long is AB?", "3", other),  # another picture
+        line("How long is AC?", "3", one, id="x"),
+        line("How long is AB?", "3"),  # no picture
+    )
+    report = check_files([path], judge)
+    assert sorted(found(report)) == [("conflict", 3), ("duplicate", 2), ("repeated_id", 5)]
+    assert "'4' here, '3' there" in next(p.reason for p in report.problems if p.kind == "conflict")
+    assert report.images["distinct"] == 2  # by content
+
+
+def test_overlap_with_test_files_of_any_layout(folder):
+    for name, seed in (("0.png", 0), ("1.png", 1), ("2.png", 2), ("3.png", 3)):
+        folder.picture(name, seed)
+    folder.picture("2-again.jpg", 2, "JPEG", quality=60, scale=0.7)
+    long = "In a triangle with sides of 3, 4 and 5 centimetres, how large is the area?"
+    train = folder.file(
+        "train.jsonl",
+        line("What is the area?", "1", "0.png"),  # the same question
+        line("Something else?", "2", "1.png"),  # the same file
+        line("And this?", "3", "2-again.jpg"),  # the same picture, encoded again and smaller
+        line(long, "6", "3.png"),  # the same long text
+        line("Find x.", "7"),  # nothing: short, and the test has a picture
+        line("What is 1 + 1?", "2"),  # the same question, without pictures
+    )
+    rows = [
+        {"question": "What is the area ?", "image": {"bytes": encoded(triangle(0))}},
+        {"question": "Test question", "image": {"bytes": encoded(triangle(1))}},
+        {"question": "Another", "image": {"bytes": encoded(triangle(2))}},
+        {"question": long, "image": {"bytes": encoded(triangle(20))}},
+        {"question": "Find x.", "image": {"bytes": encoded(triangle(21))}},
+        {"question": "What is 1 + 1?", "image": None},
+    ]
+    parquet = folder.path / "test.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), parquet)
+    expected = [("test_question", 1), ("test_image", 2), ("test_look_alike", 3), ("test_text", 4)]
+    expected.append(("test_question", 6))
+    report = check_files([train], judge, [parquet])
+    assert found(report) == expected
+    assert [problem.reason.count(f"{parquet}:") for problem in report.problems] == [1] * 5
+    assert report.tests == {"questions": 6, "images": 5}
+
+    folder.picture("t.png", 1)
+    ours = folder.file("test.jsonl", line("Test question", "2", "t.png"), {"question": 5}, "[]")
+    report = check_files([train], judge, [ours])
+    assert found(report) == [("test_row", 1), ("test_row", 2), ("test_image", 2)]
+
+
+def test_an_image_root_replaces_the_files_folder(folder, tmp_path):
+    (tmp_path / "pictures").mkdir()
+    folder.picture("pictures/0.png", 0)
+    path = folder.file("train.jsonl", line("Q", "1", "0.png"))
+    assert found(check_files([path], judge)) == [("picture", 1)]
+    assert check_files([path], judge, image_root=tmp_path / "pictures").problems == []
+
+
+def test_files_that_are_missing_are_refused(folder):
+    path = folder.file("train.jsonl", line("Q", "1"))
+    for arguments in (([path, folder.path / "no.jsonl"], judge), ([path], judge, [folder.path / "no.parquet"])):
+        with pytest.raises(ValueError, match="no such file"):
+            check_files(*arguments)
+
+
+def test_look_alikes_survive_encoding_and_scaling_and_nothing_else():
+    originals = [fingerprint(encoded(triangle(seed))) for seed in range(40)]
+    again = [fingerprint(encoded(triangle(seed), "JPEG", 0.6, quality=60)) for seed in range(40)]
+    assert not {picture.digest for picture in originals} & {picture.digest for picture in again}
+    hashes = [[picture.shape_hash for picture in pictures] for pictures in (originals, again)]
+    assert {(row, column) for row, column, _ in look_alikes(*hashes)} == {(index, index) for index in range(40)}
+    plain = [fingerprint(encoded(triangle(0).resize((1, 1)).resize((90, 90)))).shape_hash]
+    assert plain == [0] and look_alikes(plain, plain) == []  # one colour looks like nothing
+    assert look_alikes([], [1]) == look_alikes([1], []) == []
+    assert look_alikes([0b1111], [0b1110, 0b0, 0b10000111]) == [(0, 0, 1), (0, 2, 2)]
+
+
+@pytest.mark.parametrize(
+    "first, second, same",
+    [
+        ("Find x.", "find  X", True),
+        ("\uff21\uff22\uff1d3", "AB=3", True),  # full width
+        ("x+1", "x-1", False),
+        ("1/2", "12", False),
+        ("(a)", "a", False),
+    ],
+)
+def test_normalised_texts(first, second, same):
+    assert (normalise_text(first) == normalise_text(second)) == same
