@@ -28,6 +28,7 @@ from megatron_eureka.rollout.protocol import Engine, Refusal, SamplingOptions, s
 from megatron_eureka.types import Group, Prompt
 from megatron_eureka.weights import megatron_to_hf
 
+ALONE_ON_GPU = 0.85  # share of its memory: there is no trainer beside the engine (not yet run on a GPU)
 UNREADABLE = "no prompt could be made of it: too long for data.max_prompt_tokens, or a broken picture"
 
 
@@ -188,7 +189,8 @@ def _start_engine(config: Config, prompts: Sequence[Prompt]) -> Engine:
     from megatron_eureka.rollout.colocated import ColocatedEngine
 
     max_images = max([1, *(len(prompt.images) for prompt in prompts)])
-    return ColocatedEngine(EngineOptions.from_config(config, max_images=max_images))
+    share = max(config.rollout.gpu_memory_utilization, ALONE_ON_GPU)
+    return ColocatedEngine(EngineOptions.from_config(config, max_images=max_images, gpu_memory_utilization=share))
 
 
 def _as_hf(model: Path, converted: Path) -> Path:
