@@ -11,7 +11,7 @@ import re
 from functools import lru_cache
 
 from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
-from sympy import Basic, Expr, Interval, UnevaluatedExpr, Union
+from sympy import Basic, Expr, FiniteSet, Interval, UnevaluatedExpr, Union
 from sympy.core.relational import Relational
 from sympy.logic.boolalg import And, Or
 
@@ -142,6 +142,8 @@ def _same_math(candidate: str, label: str) -> bool:
 def _equal(gold: list, found: list) -> bool:
     if gold and found and _surely_different(gold[0], found[0]):
         return False
+    if any(isinstance(item, And) for item in gold) and any(isinstance(item, FiniteSet) for item in found):
+        return False  # 1 < x < 3 is not 1, 3, which math-verify takes for the pair (1, 3)
     if verify(gold, found, timeout_seconds=None):
         return True
     # math-verify takes an interval for an inequality only where the inequality is the gold.

@@ -19,10 +19,11 @@ _MARKED_CHOICE = re.compile(
     r"\(([A-J])\)"  # (B)
     r"|(?:^|(?<=[\s$*])(?<!\d\s))([A-J])(?=\s*(?:[.:),*$]|$))"  # B. or B: or a last B
     r"|(?i:option|choice|answer(?: is)?:?)\s*\(?([A-J])\b"  # option B
-    rf"|{_NO_WORD_BEFORE}([A-J])(?=\s*(?:/|&|and\b|or\b)\s*\(?[A-J]{_NO_WORD_AFTER})"  # A or B
+    rf"|{_NO_WORD_BEFORE}([A-J])(?=\s*(?:&|and\b)\s*\(?[A-J]{_NO_WORD_AFTER})"  # A and B
     rf"|(?<=[\u3400-\u9fff])\s*([A-J]){_NO_WORD_AFTER}"  # the letter behind a Chinese word
 )
 _WORD_CHOICE = re.compile(rf"{_NO_WORD_BEFORE}(?<!\d\s)([B-HJ]){_NO_WORD_AFTER}")
+_UNDECIDED = re.compile(rf"{_NO_WORD_BEFORE}[A-J]\)?\s*(?:/|\bor\b)\s*\(?[A-J]{_NO_WORD_AFTER}")
 _DENIED = re.compile(rf"\b(?i:not|neither|nor)\s+\(?[A-J]{_NO_WORD_AFTER}")
 
 
@@ -42,12 +43,14 @@ def label_run(label: str) -> set[str]:
 
 
 def named_choices(answer: str) -> set[str]:
-    """The option letters that an answer names; in a box, only those in the last one."""
+    """The option letters that an answer names, none for `A or B`; in a box, only those in the last one."""
     boxed = BOXED.findall(answer)
     text = TEXT_COMMAND.sub(r"\1", boxed[-1] if boxed else answer)
     lone = _LONE_CHOICE.fullmatch(text)
     if lone:
         return {lone.group(1).upper()}
+    if _UNDECIDED.search(text):
+        return set()
     text = _DENIED.sub(" ", text)
     marked = {letter for found in _MARKED_CHOICE.finditer(text) for letter in found.groups() if letter}
     return marked | set(_WORD_CHOICE.findall(text))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from megatron_eureka.rewards.ahead import Ahead, Pair
 from megatron_eureka.rewards.format import score_format
 from megatron_eureka.rewards.overlong import score_overlong
 from megatron_eureka.rewards.pool import VerifierPool
@@ -31,6 +33,7 @@ class Scorer:
         self._max_response_tokens = max_response_tokens
         self._pool = VerifierPool(options.workers, options.timeout_s)
         self.counters = self._pool.counters
+        self._ahead = Ahead(self._verify)
         limit = options.function_timeout_s
         self._users: list[UserReward | RewardService] = [
             UserReward(reference, limit, self.counters) for reference in options.functions
@@ -39,6 +42,10 @@ class Scorer:
             RewardService(url, options.service_timeout_s, options.service_retries, self.counters)
             for url in options.services
         ]
+
+    def begin(self, response: str, label: str) -> None:
+        """Start verifying an answer that `score` will be asked for, beside whatever the caller does until then."""
+        self._ahead.add((response, label))
 
     def score(
         self, prompts: list[str], responses: list[str], labels: list[str], num_tokens: list[int] | None = None
@@ -71,13 +78,14 @@ class Scorer:
 
     def _accuracy(self, responses: list[str], labels: list[str]) -> list[float]:
         pairs = list(zip(responses, labels, strict=True))
-        distinct = list(dict.fromkeys(pairs))  # samples of a group often agree
-        outcomes = self._pool.run([("score_accuracy", (*pair, self.options.compat)) for pair in distinct])
-        scores = {
-            pair: outcome.value if outcome.status == "ok" else 0.0
-            for pair, outcome in zip(distinct, outcomes, strict=True)
-        }
+        scores = self._ahead.take()
+        missing = [pair for pair in dict.fromkeys(pairs) if pair not in scores]  # samples of a group often agree
+        scores |= zip(missing, self._verify(missing), strict=True)
         return [scores[pair] for pair in pairs]
+
+    def _verify(self, pairs: Sequence[Pair]) -> list[float]:
+        outcomes = self._pool.run([("score_accuracy", (*pair, self.options.compat)) for pair in pairs])
+        return [outcome.value if outcome.status == "ok" else 0.0 for outcome in outcomes]
 
     def _penalties(self, response: str, num_tokens: int | None) -> dict[str, float]:
         overlong, repetition = self.options.overlong, self.options.repetition
@@ -97,7 +105,7 @@ class Scorer:
 
     def close(self) -> None:
         """End the worker processes."""
-        for owner in (self._pool, *self._users):
+        for owner in (self._ahead, self._pool, *self._users):
             owner.close()
 
     def __enter__(self) -> Scorer:

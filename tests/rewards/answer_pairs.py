@@ -422,6 +422,11 @@ PAIRS = [
     ("A, C", r"\boxed{A, C}", True),
     ("A,C", "A", False),
     ("A,C", "A, B, C", False),
+    ("A,C", "A or C", False),
+    ("A,C", "A/C", False),
+    ("ACD", "A, C or D", False),
+    ("B", "(A) or (B)", False),
+    ("1<x<3", "1, 3", False),
     ("ACD", "ACD", True),
     ("ACD", "A, C, D", True),
     ("ACD", "A, C", False),
@@ -445,5 +450,6 @@ KNOWN_WRONG = [
     ("5", "five", True, "numerals in words are not read"),
     ("-2<x<2", "$|x|<2$", True, "inequalities are compared form by form, not solved"),
     ("DNE", "does not exist", True, "synonyms of words are not known"),
+    ("(1,2)", "1 or 2", False, "math-verify takes a set of two for a pair in its order"),
     ("8", "8 (A)", True, "a letter in brackets is a factor"),
 ]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from megatron_eureka.rewards.accuracy import check_label, extract_candidate, score_accuracy
+from megatron_eureka.rewards.accuracy import check_label, extract_candidate, label_kind, score_accuracy
 
 # label, response, ours, theirs; the last column is what MM-EUREKA's own function gives with math-verify 0.9.0.
 CASES = [
@@ -90,3 +90,15 @@ def test_labels_that_can_be_verified(label):
 def test_labels_that_cannot_be_verified(label, part):
     assert part in check_label(label)
     assert check_label(label, "mm_eureka") is None  # there it pays
+
+
+@pytest.mark.parametrize(
+    "label, kind",
+    [
+        *(("3", "number"), ("-3.5", "number"), ("3/4", "number"), (r"\frac{1}{2}", "number"), ("(1,2)", "number")),
+        *(("A", "choice"), ("(C)", "choice"), ("A,C", "choice"), ("yes", "words"), ("isosceles triangle", "words")),
+        *((r"\sqrt{2}", "mathematics"), ("x>2", "mathematics"), ("5 cm", "mathematics"), ("", "text"), ("?!", "text")),
+    ],
+)
+def test_kinds_of_labels(label, kind):
+    assert label_kind(label) == kind
