@@ -44,6 +44,9 @@ class Question:
 class NoRewards:
     """Scores nothing: answers are scored when all are there."""
 
+    def begin(self, response: str, label: str) -> None:
+        """Nothing to begin with."""
+
     def score(
         self, prompts: list[str], responses: list[str], labels: list[str], num_tokens: list[int]
     ) -> list[dict[str, float]]:
