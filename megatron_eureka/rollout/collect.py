@@ -25,6 +25,8 @@ Timer = Callable[[str], AbstractContextManager]
 class Scores(Protocol):
     """What scores responses (`rewards.Scorer`)."""
 
+    def begin(self, response: str, label: str) -> None: ...
+
     def score(
         self, prompts: list[str], responses: list[str], labels: list[str], num_tokens: list[int]
     ) -> list[dict[str, float]]: ...
@@ -65,11 +67,13 @@ def sample_groups(
     """
     mine = range(engine.engine_index, len(prompts), engine.num_engines)
     requests = [_request(prompts[i], store, seeds[i], skip_broken) for i in mine]
-    with timer("rollout"):
-        generated = iter(engine.generate([r for r in requests if not isinstance(r, Refusal)], sampling))
+    leads = dist.get_rank() % (dist.get_world_size() // engine.num_engines) == 0
+    begin = lambda prompt, sample: scorer.begin(sample.text, prompt.answer)
+    with timer("rollout"):  # answers are verified beside it
+        asked = [request for request in requests if not isinstance(request, Refusal)]
+        generated = iter(engine.generate(asked, sampling, begin if leads else None))
     outputs = [request if isinstance(request, Refusal) else next(generated) for request in requests]
     with timer("reward"):  # the slowest engine's share of the waiting is in here
-        leads = dist.get_rank() % (dist.get_world_size() // engine.num_engines) == 0
         found: dict[int, tuple[Sample, ...] | Refusal] | None = None
         if leads:  # the other ranks of the engine have drawn the same tokens
             found = dict(zip(mine, _scored(scorer, [prompts[i] for i in mine], outputs), strict=True))

@@ -8,9 +8,8 @@ for it, not yet run on a GPU); on CPU there is no sleep mode and both calls do n
 from __future__ import annotations
 
 import os
-import sys
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -18,12 +17,13 @@ import torch.distributed as dist
 
 from megatron_eureka.config.model_folder import find_model_folder
 from megatron_eureka.config.model_info import ModelInfo
+from megatron_eureka.log import progress
 from megatron_eureka.rollout.handover import SourceError, guarded, parts
 from megatron_eureka.rollout.isolation import set_environment, torch_state_kept
 from megatron_eureka.rollout.options import EngineOptions
 from megatron_eureka.rollout.protocol import GenerateRequest, Refusal, SamplingOptions, WeightSource
 from megatron_eureka.rollout.suppress import stop_token_ids, suppressed_token_ids
-from megatron_eureka.types import Sample
+from megatron_eureka.types import Prompt, Sample
 from megatron_eureka.weights import hf_tensors
 
 set_environment(on_cpu=not torch.cuda.is_available())
@@ -50,7 +50,6 @@ class ColocatedEngine:
         self.policy_version = 0
         self._rank, self._on_cpu = rank, not torch.cuda.is_available()
         self._usable, self._update_complete = options.from_folder, False
-        self._shows_progress = rank == 0 and sys.stderr.isatty()
         self._asleep: set[str] = set()  # of "weights" and "kv_cache"; CUDA only
         self._info = ModelInfo.from_folder(options.model)
         register()
@@ -63,7 +62,10 @@ class ColocatedEngine:
         self.suppressed = suppressed_token_ids(self._info.vocab_size, tokenizer, stop_ids)
 
     def generate(
-        self, requests: Sequence[GenerateRequest], sampling: SamplingOptions
+        self,
+        requests: Sequence[GenerateRequest],
+        sampling: SamplingOptions,
+        on_sample: Callable[[Prompt, Sample], None] | None = None,
     ) -> list[tuple[Sample, ...] | Refusal]:
         """For each request its samples, one a seed, in order; or why it was refused.
 
@@ -80,19 +82,34 @@ class ColocatedEngine:
                 "it started empty or since one failed. Update its weights completely before generating."
             )
         refusals = [self._refuse(request, sampling) for request in requests]
-        prompts, parameters = [], []
-        for request, refusal in zip(requests, refusals, strict=True):
-            if refusal is None:
-                prompts += [_vllm_prompt(request)] * len(request.seeds)
-                parameters += [self._parameters(sampling, seed) for seed in request.seeds]
-        outputs: Iterator[RequestOutput] = iter(())
-        if prompts:
-            with self._vllm("failed to generate"):
-                outputs = iter(self._llm.generate(prompts, parameters, use_tqdm=self._shows_progress))
+        asked = [request for request, refusal in zip(requests, refusals, strict=True) if refusal is None]
+        draws = [(request, seed) for request in asked for seed in request.seeds]
+        outputs: dict[int, RequestOutput] = {}
+        with self._vllm("failed to generate"):
+            for place, output in progress(self._finished(draws, sampling), "generating", len(draws)):
+                outputs[place] = output
+                if on_sample is not None:
+                    on_sample(draws[place][0].prompt, self._sample(output.outputs[0]))
+        in_order = (outputs[place] for place in range(len(draws)))
         return [
-            refusal or self._samples(request, [next(outputs) for _ in request.seeds])
+            refusal or self._samples(request, [next(in_order) for _ in request.seeds])
             for request, refusal in zip(requests, refusals, strict=True)
         ]
+
+    def _finished(
+        self, draws: Sequence[tuple[GenerateRequest, int]], sampling: SamplingOptions
+    ) -> Iterator[tuple[int, RequestOutput]]:
+        """(place, output) of each draw when it is done; `LLM.generate` tells of all together only."""
+        if not draws:
+            return
+        prompts = [_vllm_prompt(request) for request, _ in draws]
+        parameters = [self._parameters(sampling, seed) for _, seed in draws]
+        names = self._llm.enqueue(prompts, parameters, use_tqdm=False)  # "7-1f03c2aa" of what comes out as "7"
+        places = {name.partition("-")[0]: place for place, name in enumerate(names)}
+        while self._llm.llm_engine.has_unfinished_requests():
+            for output in self._llm.llm_engine.step():
+                if output.finished:
+                    yield places[output.request_id], output
 
     def update_weights(self, source: WeightSource, version: int | None = None) -> None:
         """Take the trainer's weights, all ranks of the job together.

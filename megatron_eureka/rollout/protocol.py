@@ -12,7 +12,7 @@ The order of a step, which an engine may rely on:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -75,9 +75,16 @@ class Engine(Protocol):
     policy_version: int  # number of weight updates received; each sample carries it
 
     def generate(
-        self, requests: Sequence[GenerateRequest], sampling: SamplingOptions
+        self,
+        requests: Sequence[GenerateRequest],
+        sampling: SamplingOptions,
+        on_sample: Callable[[Prompt, Sample], None] | None = None,
     ) -> list[tuple[Sample, ...] | Refusal]:
-        """For each request its samples, one a seed, in order; or why it was refused."""
+        """For each request its samples, one a seed, in order; or why it was refused.
+
+        Args:
+            on_sample: told of each sample when it is finished, while others are being generated; it shall not wait.
+        """
         ...
 
     def update_weights(self, source: WeightSource, version: int | None = None) -> None:

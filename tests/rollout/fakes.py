@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from megatron_eureka.rollout.protocol import GenerateRequest, Refusal, SamplingOptions
 from megatron_eureka.types import ImageKey, Prompt, Sample
@@ -50,11 +50,18 @@ class RecordingEngine:
         self.sampling: list[SamplingOptions] = []
 
     def generate(
-        self, requests: Sequence[GenerateRequest], sampling: SamplingOptions
+        self,
+        requests: Sequence[GenerateRequest],
+        sampling: SamplingOptions,
+        on_sample: Callable[[Prompt, Sample], None] | None = None,
     ) -> list[tuple[Sample, ...] | Refusal]:
         self.calls.append(list(requests))
         self.sampling.append(sampling)
-        return [self._answer(request) for request in requests]
+        answers = [self._answer(request) for request in requests]
+        for request, answer in zip(requests, answers, strict=True):
+            for sample in answer if on_sample is not None and not isinstance(answer, Refusal) else ():
+                on_sample(request.prompt, sample)
+        return answers
 
     def _answer(self, request: GenerateRequest) -> tuple[Sample, ...] | Refusal:
         if request.prompt.id in self.refused:
@@ -75,7 +82,11 @@ class CountingScorer:
 
     def __init__(self):
         self.calls: list[tuple[list[str], list[str], list[str]]] = []
+        self.begun: list[tuple[str, str]] = []
         self.scored = 0
+
+    def begin(self, response: str, label: str) -> None:
+        self.begun.append((response, label))
 
     def score(
         self, prompts: list[str], responses: list[str], labels: list[str], num_tokens: list[int]

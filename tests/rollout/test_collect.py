@@ -56,6 +56,7 @@ def test_engines_share_the_prompts_and_all_ranks_get_all_groups(world, engines):
         engine = RecordingEngine(rank * engines // world, engines, refused={"p1"})  # over consecutive ranks
         scorer = CountingScorer()
         results = sample_groups(engine, scorer, Pictures(), prompts, seeds, SamplingOptions(top_k=7), timer)
+        assert scorer.begun == [pair for _, *call in scorer.calls for pair in zip(*call, strict=True)]
         return results, engine.calls, engine.sampling, scorer.calls, timed
 
     ranks = run_ranks(world, body)

@@ -75,7 +75,12 @@ def check_samples_and_refusals(engine, requests, result):
         assert sample.policy_version == 0
         assert len(sample.token_ids) == len(sample.engine_logprobs) <= TOKENS
         assert sample.truncated == (len(sample.token_ids) == TOKENS and sample.token_ids[-1] != END)
-    again = engine.generate([requests[2], requests[0]], SamplingOptions(max_tokens=TOKENS))
+    told = []
+    note = lambda prompt, sample: told.append((prompt.id, sample.token_ids))
+    again = engine.generate([requests[2], requests[0]], SamplingOptions(max_tokens=TOKENS), note)
+    named = zip((requests[2].prompt.id, requests[0].prompt.id), again, strict=True)
+    expected = [(name, sample.token_ids) for name, samples in named for sample in samples]
+    assert sorted(told) == sorted(expected)
     tokens = lambda samples: [sample.token_ids for sample in samples]
     assert [tokens(samples) for samples in again] == [tokens(image), tokens(text)]  # whatever else is in the batch
 
@@ -111,7 +116,10 @@ def check_stopping(engine, request):
     assert stopped.text == whole.text[: whole.text.index(stop) + 3]
     assert stopped.token_ids == whole.token_ids[: len(stopped.token_ids)]
     many = GenerateRequest(request.prompt, (), tuple(range(32)))
-    (samples,) = engine.generate([many], SamplingOptions(max_tokens=200))
+    others_run = []
+    note = lambda prompt, sample: others_run.append(engine._llm.llm_engine.has_unfinished_requests())
+    (samples,) = engine.generate([many], SamplingOptions(max_tokens=200), note)
+    assert others_run[0] and not others_run[-1]  # each is told when it is done
     ended = [sample for sample in samples if sample.finish_reason == "stop"]
     assert ended  # 6,400 draws at one end token in some 350 tokens
     assert all(sample.token_ids[-1] == END and END not in sample.token_ids[:-1] for sample in ended)
@@ -131,13 +139,13 @@ def check_suppression(engine, request):
 def check_failures(engine, request):
     with pytest.raises(ValueError, match="400. Lower data.max_prompt_tokens"):
         engine.generate([request], SamplingOptions(max_tokens=400))
-    generate = engine._llm.generate
-    engine._llm.generate = lambda *args, **options: {}["gone"]
+    enqueue = engine._llm.enqueue
+    engine._llm.enqueue = lambda *args, **options: {}["gone"]
     with pytest.raises(
         RuntimeError, match=rf"Engine {engine.engine_index} \(rank {engine._rank}\) failed to gen.*gone"
     ):
         engine.generate([request], SamplingOptions(max_tokens=4))
-    engine._llm.generate = generate
+    engine._llm.enqueue = enqueue
 
 
 @pytest.mark.slow

@@ -33,7 +33,7 @@ def target(where: str):
     if where == "vllm":
         from megatron_eureka.rollout import colocated
 
-        return colocated.LLM, "generate"
+        return colocated.LLM, "enqueue"
     if where == "save":  # the files are written, the folder does not have its final name yet
         from megatron_eureka.train import checkpoint
 

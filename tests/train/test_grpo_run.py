@@ -68,12 +68,10 @@ def test_benchmarks_are_asked_before_and_after(job, straight):
         assert [item["response"] for item in heldout] == [item["response"] for item in items]
 
 
-def test_the_kl_term_starts_at_zero_and_grows(straight):
+def test_the_policy_leaves_its_reference(straight):
     steps = [line for line in straight[0] if "actor/kl_loss" in line]
     assert len(steps) == 4
-    # Two updates a step: the first sees the reference itself, so the mean of the first step is half the second's.
-    assert all(line["actor/kl_loss"] > 0 for line in steps)
-    assert steps[-1]["actor/kl_loss"] > 2 * steps[0]["actor/kl_loss"]
+    assert steps[-1]["actor/kl_loss"] > steps[0]["actor/kl_loss"] > 0  # in step 1 the second of two updates sees one
     assert all(line["timing_s/ref_logprob"] > 0 for line in steps)
 
 
