@@ -12,6 +12,7 @@ _PHRASE = re.compile(
     r"|答案(?:是|为|：|:)",
     re.IGNORECASE,
 )
+_BOX = re.compile(r"\\(?:boxed|fbox)\s{0,4}\{")
 _SENTENCE_END = re.compile(r"\.(?=\s|$)|[。\n]")
 _OPTION = re.compile(r"\(([A-J])\)|(?<![\w'])([B-HJ])(?![\w'])|(?<![\w'])([A-J])(?=\s{0,4}[.):])")
 _NUMBER = re.compile(r"(?<![\w.])[-−]?\d[\d,]*(?:\.\d+)?(?:[eE][+-]?\d{1,4})?\s?%?")
@@ -70,9 +71,6 @@ def _next_box(text: str, at: int) -> int:
     """Where the next box's content begins, or -1."""
     found = _BOX.search(text, at)
     return found.end() if found else -1
-
-
-_BOX = re.compile(r"\\(?:boxed|fbox)\s{0,4}\{")
 
 
 def _tagged(response: str) -> str | None:

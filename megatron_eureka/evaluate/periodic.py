@@ -62,21 +62,21 @@ def evaluate_benchmarks(
         on rank 0 `evaluation/NAME/accuracy`, `pass_at_K`, `truncated` and `unanswered` (shares); else nothing.
     """
     metrics: dict[str, float] = {}
-    for opened in benchmarks:
-        responses = ask(config, engine, store, opened.questions, sampling(config))
-        if opened.benchmark is None:
-            continue
-        reward = config.reward
-        with AnswerScorer(reward.workers, reward.timeout_s, reward.compat) as scorer:
+    reward = config.reward
+    with AnswerScorer(reward.workers, reward.timeout_s, reward.compat) as scorer:
+        for opened in benchmarks:
+            responses = ask(config, engine, store, opened.questions, sampling(config))
+            if opened.benchmark is None:
+                continue
             results = score_responses(opened.benchmark, {response.id: response for response in responses}, scorer)
-        write_results(folder / f"{opened.name}.jsonl", results)
-        summary = summarise(results, pass_ks(config.evaluation))
-        metrics |= _metrics(opened.name, summary)
-        rate = summary["accuracy"]
-        logger.info(
-            "%s: accuracy %.3f [%.3f, %.3f], %d items",
-            *(opened.name, rate["value"], rate["low"], rate["high"], summary["items"]),
-        )
+            write_results(folder / f"{opened.name}.jsonl", results)
+            summary = summarise(results, pass_ks(config.evaluation))
+            metrics |= _metrics(opened.name, summary)
+            rate = summary["accuracy"]
+            logger.info(
+                "%s: accuracy %.3f [%.3f, %.3f], %d items",
+                *(opened.name, rate["value"], rate["low"], rate["high"], summary["items"]),
+            )
     return metrics
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from megatron_eureka.evaluate.answers import plain
 
 MAX_CHARS = 120  # a longer text is no number with a unit
+MAX_SENTENCE_CHARS = 400
 
 _NUMBER = r"(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,4})?"
 _QUANTITY = re.compile(
@@ -22,6 +23,8 @@ _QUANTITY = re.compile(
     rf"(?:\s*(?:\\times|\\cdot|×|\*)\s*10\s*\^\s*\{{?\s*(?P<power>[+-]?\d{{1,3}})\s*\}}?)?)"
     r"(?:\s*(?P<percent>\\?%))?(?P<gap>\s*)(?P<unit>\S.*)?"
 )
+_IN_SENTENCE = re.compile(rf"(?<![\w.,^])[-−]?{_NUMBER}(?:\s?%)?(?![\w^])")
+_PARTS = ("number", "up", "down", "up1", "down1", "over", "up2", "down2", "power")
 _LEFT_OF_EQUALS = re.compile(r"[^=<>≤≥]{0,40}(?:=|≈|\\approx|\\simeq)\s*")
 _DEGREES = re.compile(r"\^\s*\{?\s*\\circ\s*\}?|\\degree|°|º")
 _UNIT_PART = re.compile(r"([a-zµμ]+|°)(?:\^?\{?([123])\}?|([²³]))?", re.IGNORECASE)
@@ -112,6 +115,16 @@ def parse_quantity(text: str) -> Quantity | None:
     return Quantity(value, unit, bool(found.group("percent")) or tail.casefold() in ("percent", "per cent"))
 
 
+def only_quantity(text: str) -> Quantity | None:
+    """The one number of a sentence, with its unit if there is one that we know; None if there are several, or none."""
+    found = list(_IN_SENTENCE.finditer(text)) if len(text) <= MAX_SENTENCE_CHARS else []
+    if len(found) != 1:
+        return None
+    after = text[found[0].end() :].split()
+    with_unit = parse_quantity(f"{found[0].group()} {after[0].rstrip('.,;')}") if after else None
+    return with_unit if with_unit and with_unit.unit else parse_quantity(found[0].group())
+
+
 def same_quantity(candidate: Quantity, gold: Quantity, unit: str, tolerance: float) -> bool:
     """Whether two quantities are equal within `tolerance`, absolute, in the gold's unit.
 
@@ -157,6 +170,3 @@ def _value(found: re.Match) -> float | None:
     except (ZeroDivisionError, OverflowError):
         return None
     return -value if found.group("sign") == "-" else value
-
-
-_PARTS = ("number", "up", "down", "up1", "down1", "over", "up2", "down2", "power")

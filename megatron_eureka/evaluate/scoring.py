@@ -14,7 +14,7 @@ from megatron_eureka.evaluate.answers import folded, plain, split_answers
 from megatron_eureka.evaluate.choices import chosen_letter
 from megatron_eureka.evaluate.extraction import extract
 from megatron_eureka.evaluate.item import BenchmarkItem
-from megatron_eureka.evaluate.quantities import Quantity, parse_quantity, same_quantity, values_in
+from megatron_eureka.evaluate.quantities import Quantity, only_quantity, parse_quantity, same_quantity, values_in
 from megatron_eureka.rewards import pool
 
 VERIFIER = Path(pool.__file__).with_name("benchmark_answers.py")
@@ -133,7 +133,7 @@ def _same_float(item: BenchmarkItem, candidate: str) -> bool:
 
 def _numbers(item: BenchmarkItem, candidate: str) -> list[tuple[float, float]]:
     """(candidate's number in the asked unit, gold's); none if one of them is no number."""
-    ours, theirs = parse_quantity(candidate), parse_quantity(item.gold[0])
+    ours, theirs = parse_quantity(candidate) or only_quantity(candidate), parse_quantity(item.gold[0])
     if ours is None or theirs is None:
         return []
     return [(value, theirs.value) for value in values_in(ours, theirs, item.unit)]

@@ -60,6 +60,10 @@ NUMBERS = [
     (INTEGER, "<answer>14x</answer>", False),
     (INTEGER, "<answer>14 or 15</answer>", False),
     (INTEGER, "<answer>28/2</answer>", True),
+    (INTEGER, "<answer>There are 14 of them in the box.</answer>", True),  # the only number of a sentence
+    (INTEGER, "<answer>The 3 rows have 14</answer>", False),
+    (INTEGER, "<answer>It is 14x</answer>", False),
+    (INTEGER, "<answer>It is x^14</answer>", False),
     (INTEGER, "there are 3 rows, so 14", True),
     (INTEGER, "there are 14 in 3 rows", False),  # the last number counts
     (item("1234", "integer"), "<answer>1,234</answer>", True),
@@ -79,6 +83,8 @@ NUMBERS = [
     (METRES, "<answer>5</answer>", True),
     (METRES, "<answer>500 cm</answer>", True),
     (METRES, "<answer>5 cm</answer>", False),
+    (METRES, "<answer>It is 500 cm wide.</answer>", True),
+    (METRES, "<answer>It is 5 cm wide.</answer>", False),
     (METRES, "<answer>5 m^2</answer>", False),
     (METRES, "<answer>5 metres</answer>", True),
     (item("36", "float", precision=0, unit="km/h"), "<answer>10 m/s</answer>", True),
@@ -136,6 +142,7 @@ ANSWERS = [
     (PAIR, "<answer>1</answer>", False),
     (PAIR, "<answer>1, 1</answer>", False),  # each gold once
     (PAIR, "<answer>1, 2, 3</answer>", False),
+    (PAIR, "<answer>1, 2, 2</answer>", False),
     (PAIR, "either \\boxed{1} or \\boxed{2}", True),
     (item(("$\\sqrt{2}$", "$-\\sqrt{2}$"), "answers"), "<answer>$\\pm\\sqrt{2}$</answer>", True),
     (item(("(1,2)", "(3,4)"), "answers"), "<answer>$(3,4), (1,2)$</answer>", True),
