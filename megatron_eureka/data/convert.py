@@ -120,11 +120,25 @@ def convert_row(row: Any, options: Conversion, root: Path, default_id: str) -> d
     answer = _answer(row, options.columns)
     message = _own_turns(row["message"], options, root) if "message" in row else _turns(row, options, root)
     record_id = options.columns.get(row, "id")
-    return {
+    record = {
         "id": default_id if record_id is None or record_id == "" else str(record_id),
         "message": json.dumps(message, ensure_ascii=False),
         "answer": answer,
     }
+    check_encodes("".join(record.values()))
+    return record
+
+
+def check_encodes(text: str) -> None:
+    """Refuse halves of surrogate pairs, which JSON may hold and neither UTF-8 nor a tokenizer takes.
+
+    Raises:
+        BadRow: there is one.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise BadRow("text", f"half a surrogate pair at character {error.start}: {text[error.start]!a}") from error
 
 
 def question_parts(question: str, pictures: list[str]) -> list[dict]:

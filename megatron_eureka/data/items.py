@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from megatron_eureka.data.convert import PLACEHOLDER, Columns, picture_values
+from megatron_eureka.data.convert import PLACEHOLDER, Columns, check_encodes, picture_values
 from megatron_eureka.data.fingerprint import Picture, fingerprint, normalise_text
 from megatron_eureka.data.images import read_bytes, resolve
 from megatron_eureka.data.messages import image_sources, parse_messages
@@ -125,6 +125,7 @@ def _item_of_turns(row: dict, place: str, root: Path, cache: Cache) -> Item:
     except ValueError as error:
         raise BadRow("picture", str(error)) from error
     answer = "" if row.get("answer") is None else str(row["answer"])
+    check_encodes(json.dumps(messages, ensure_ascii=False) + answer)
     return Item(place, str(row.get("id", place)), _text(messages), answer, pictures, messages, sources)
 
 

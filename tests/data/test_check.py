@@ -86,17 +86,18 @@ def test_faults_of_single_lines_are_named_with_file_and_line(folder):
         line("Label?", "bad"),
         line("Far away?", "1", "https://example.org/x.png"),
         line("Demonstration", None, response="<think>"),
+        line("Half a pair \ud83d?", "1"),
     )
     report = check_files([path], judge)
     assert found(report) == [
         *(("json", 2), ("message", 3), ("message", 4), ("picture", 5), ("picture", 7)),
-        *(("answer", 8), ("answer", 9), ("answer", 10), ("message", 12), ("label", 11)),
+        *(("answer", 8), ("answer", 9), ("answer", 10), ("message", 12), ("text", 14), ("label", 11)),
     ]
     assert all(problem.place.startswith(str(path)) and problem.reason for problem in report.problems)
     assert "missing.png" in report.problems[3].reason and "not a readable picture" in report.problems[4].reason
-    assert (report.lines, report.read, report.answers["parse_rate"]) == (12, 3, 0.5)
+    assert (report.lines, report.read, report.answers["parse_rate"]) == (13, 3, 0.5)
     assert report.answers["without"] == 1
-    assert report.counts == {"json": 1, "message": 3, "picture": 2, "answer": 3, "label": 1}
+    assert report.counts == {"json": 1, "message": 3, "picture": 2, "answer": 3, "text": 1, "label": 1}
     assert json.loads(json.dumps(report.as_dict()))["counts"] == report.counts
 
 
@@ -169,7 +170,7 @@ def test_files_that_are_missing_are_refused(folder):
             check_files(*arguments)
 
 
-def test_look_alikes_survive_encoding_and_scaling_and_nothing_else():
+def test_look_alikes_survive_encoding_and_scaling_and_nothing_else(monkeypatch):
     originals = [fingerprint(encoded(triangle(seed))) for seed in range(40)]
     again = [fingerprint(encoded(triangle(seed), "JPEG", 0.6, quality=60)) for seed in range(40)]
     assert not {picture.digest for picture in originals} & {picture.digest for picture in again}
@@ -177,7 +178,9 @@ def test_look_alikes_survive_encoding_and_scaling_and_nothing_else():
     assert {(row, column) for row, column, _ in look_alikes(*hashes)} == {(index, index) for index in range(40)}
     plain = [fingerprint(encoded(triangle(0).resize((1, 1)).resize((90, 90)))).shape_hash]
     assert plain == [0] and look_alikes(plain, plain) == []  # one colour looks like nothing
-    assert look_alikes([], [1]) == look_alikes([1], []) == []
+    assert look_alikes([], [1]) == look_alikes([1], []) == look_alikes([0], [1]) == look_alikes([1], [0]) == []
+    monkeypatch.setattr("megatron_eureka.data.fingerprint.ROWS_AT_ONCE", 2)
+    assert look_alikes([1 << 60, 7, 255 << 9, 3], [3]) == [(0, 0, 3), (1, 0, 1), (3, 0, 0)]
     assert look_alikes([0b1111], [0b1110, 0b0, 0b10000111]) == [(0, 0, 1), (0, 2, 2)]
 
 

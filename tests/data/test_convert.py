@@ -40,6 +40,7 @@ def test_every_form_of_a_picture_is_taken_and_bad_rows_are_named(tmp_path, proce
         {"id": "g", "question": "Not a picture", "answer": "1", "image": base64.b64encode(b"GIF89a nothing").decode()},
         "no row",
         {"id": 0, "question": "Id 0?", "answer": 0.5},
+        {"id": "h", "question": "Half a pair \ud83d?", "answer": "1"},
     ]
     source, out = tmp_path / "rows.json", tmp_path / "out" / "train.jsonl"
     source.write_text(json.dumps(rows))
@@ -48,8 +49,8 @@ def test_every_form_of_a_picture_is_taken_and_bad_rows_are_named(tmp_path, proce
         counts = run(out, source)
     finally:
         logger.removeHandler(caplog.handler)
-    assert counts == {"written": 4, "picture": 2, "question": 1, "answer": 1, "row": 1}
-    assert all(f"left out: rows.json:{number}: " in caplog.text for number in (3, 4, 5, 6, 7))
+    assert counts == {"written": 4, "picture": 2, "question": 1, "answer": 1, "row": 1, "text": 1}
+    assert all(f"left out: rows.json:{number}: " in caplog.text for number in (3, 4, 5, 6, 7, 9))
 
     lines = out.read_text().splitlines()
     blue, green = (part["image"] for part in content_of(lines[0]) if part["type"] == "image")
