@@ -180,8 +180,8 @@ def test_look_alikes_survive_encoding_and_scaling_and_nothing_else(monkeypatch):
     assert plain == [0] and look_alikes(plain, plain) == []  # one colour looks like nothing
     assert look_alikes([], [1]) == look_alikes([1], []) == look_alikes([0], [1]) == look_alikes([1], [0]) == []
     monkeypatch.setattr("megatron_eureka.data.fingerprint.ROWS_AT_ONCE", 2)
-    assert look_alikes([1 << 60, 7, 255 << 9, 3], [3]) == [(0, 0, 3), (1, 0, 1), (3, 0, 0)]
-    assert look_alikes([0b1111], [0b1110, 0b0, 0b10000111]) == [(0, 0, 1), (0, 2, 2)]
+    assert look_alikes([1 << 60, 7, (1 << 90) - 1, 3], [3]) == [(0, 0, 3), (1, 0, 1), (3, 0, 0)]
+    assert look_alikes([0b1111], [0b1110, 0b0, 0b10000111 << 192], max_distance=8) == [(0, 0, 1), (0, 2, 8)]
 
 
 @pytest.mark.parametrize(
