@@ -100,12 +100,10 @@ class Judge:
             open(self._cache, "a", encoding="utf-8") as cache,
         ):
             cache.write("\n" if torn else "")
+            # After a refusal, which raises, `map` takes back what has not been asked yet.
             answers = workers.map(lambda prompt: self._ask(client, prompt), prompts)
-            try:
-                for prompt, verdict in zip(prompts, progress(answers, "judging", len(prompts)), strict=True):
-                    self._book(prompt, verdict, cache)
-            finally:  # after a refusal the rest is not asked
-                workers.shutdown(cancel_futures=True)
+            for prompt, verdict in zip(prompts, progress(answers, "judging", len(prompts)), strict=True):
+                self._book(prompt, verdict, cache)
 
     def _book(self, prompt: str, verdict: bool | JudgeError, cache: TextIO) -> None:
         if isinstance(verdict, JudgeError):
