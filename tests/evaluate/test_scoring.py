@@ -23,6 +23,7 @@ CHOICE = [
     (PEAR, "<answer>The pear.</answer>", True),
     (PEAR, "<answer>green pear</answer>", False),
     (PEAR, "<answer>It is a green pear, I think</answer>", False),  # the longer option holds the shorter one
+    (item("B", "choice", choices=FRUIT), "<answer>It is a green pear, I think</answer>", True),
     (PEAR, "<answer>a cherry</answer>", False),  # no option is like it: never the nearest one
     (PEAR, "<answer>B or C</answer>", False),
     (PEAR, "<answer>F</answer>", False),  # beyond the options
