@@ -12,6 +12,8 @@ from megatron_eureka.evaluate.quantities import parse_quantity, same_quantity
 LETTERS = "ABCDEFGHIJ"
 SIMILAR = 0.85  # of difflib: a typing error in a word of seven letters
 MAX_SIMILAR_CHARS = 200  # difflib is quadratic
+# In longer texts letters are points of figures, and words and numbers those of the reasoning.
+MAX_BARE_CHARS, MAX_CONTAINING_CHARS = 60, 200
 
 _LONE = re.compile(r"\W{0,4}([A-Ja-j])\W{0,4}")
 _LED = re.compile(r"\W{0,4}\(?([A-J])(?:\)|[.:)]|\s-)\s*(?=\S)")
@@ -38,7 +40,7 @@ def chosen_letter(answer: str, choices: Sequence[str]) -> str:
     by_text = _same_text(answer, choices)
     if by_text:
         return by_text
-    for pattern in (_NAMED, _MARKED, _WORD):
+    for pattern in (_NAMED, _MARKED, _WORD) if len(answer) <= MAX_BARE_CHARS else (_NAMED, _MARKED):
         letters = {letter.upper() for letter in pattern.findall(answer)} & set(allowed)
         if letters:
             return letters.pop() if len(letters) == 1 else ""
@@ -63,6 +65,8 @@ def _same_text(answer: str, choices: Sequence[str]) -> str:
 
 def _contained(answer: str, choices: Sequence[str]) -> str:
     """The option whose text stands in the answer as whole words; an option that is part of another one yields to it."""
+    if len(answer) > MAX_CONTAINING_CHARS:
+        return ""
     text = f" {folded(answer)} "
     inside = []
     for number, choice in enumerate(map(folded, choices)):

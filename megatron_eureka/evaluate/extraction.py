@@ -8,13 +8,15 @@ from dataclasses import dataclass
 MAX_CHARS = 2000  # of an answer; what is longer is a text, and its end counts
 
 _PHRASE = re.compile(
-    r"\b(?:answer|result)\b[*\s]{0,4}(?:(?:is|should be|would be|are|equals)\b|[:=：])[*\s]{0,4}[:：]?"
+    r"\b(?:answer|result|option|choice)\b[*\s]{0,4}(?:(?:is|should be|would be|are|equals)\b|[:=：])[*\s]{0,4}[:：]?"
     r"|答案(?:是|为|：|:)",
     re.IGNORECASE,
 )
 _BOX = re.compile(r"\\(?:boxed|fbox)\s{0,4}\{")
 _SENTENCE_END = re.compile(r"\.(?=\s|$)|[。\n]")
-_OPTION = re.compile(r"\(([A-J])\)|(?<![\w'])([B-HJ])(?![\w'])|(?<![\w'])([A-J])(?=\s{0,4}[.):])")
+# Without a mark a letter may be a point of a figure; alone in a short last line it is an answer.
+_OPTION = re.compile(r"\(([A-J])\)|(?<![\w'])([A-J])(?=\s{0,4}[.):](?:\s|$))")
+_SHORT_LINE = re.compile(r"(?:^|\n)[^\n]{0,20}(?<![\w'])([B-HJ])(?![\w'])[^\n]{0,10}\s*\Z")
 _NUMBER = re.compile(r"(?<![\w.])[-−]?\d[\d,]*(?:\.\d+)?(?:[eE][+-]?\d{1,4})?\s?%?")
 _LIST = re.compile(r"\[[^\[\]]{0,400}\]")
 _MATHS = re.compile(r"\$([^$]{1,400})\$")
@@ -32,8 +34,8 @@ def extract(response: str, kind: str) -> Candidate:
     """The answer of a response.
 
     The last `<answer>` counts, else what follows the last `</think>`, else everything. In it: the last `\\boxed`, the
-    words after the last "answer is"; without tags, then, what a question of this kind asks for: the last option
-    letter, list, number or formula, or the last line.
+    words after the last "answer is"; without tags, then, what a question of this kind asks for: the last marked
+    option, list, number or formula, or the last line. A thought that was cut off has no answer in these.
 
     Args:
         kind: of the question, see `item.KINDS`.
@@ -49,6 +51,8 @@ def extract(response: str, kind: str) -> Candidate:
     phrase = _after_phrase(text)
     if phrase:
         return Candidate(_clip(phrase), "phrase")
+    if tagged is None and "<think>" in response and "</think>" not in response:
+        return Candidate("", "none")
     return _by_kind(text[-MAX_CHARS:], kind)
 
 
@@ -93,7 +97,7 @@ def _after_phrase(text: str) -> str:
 
 def _by_kind(text: str, kind: str) -> Candidate:
     searches = {
-        "choice": [("option", _OPTION)],
+        "choice": [("option", _SHORT_LINE), ("option", _OPTION)],
         "integer": [("number", _NUMBER)],
         "float": [("number", _NUMBER)],
         "list": [("list", _LIST)],

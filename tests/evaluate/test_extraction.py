@@ -30,6 +30,8 @@ from megatron_eureka.evaluate.quantities import parse_quantity, parse_unit
         ("perhaps (A), rather (C)", "choice", "C", "option"),
         ("so we get\n$x^2$ or even $y^2$", "math", "y^2", "formula"),
         ("first\nblue\n\n", "text", "blue", "line"),
+        ("<think> first 3, then 14", "integer", "", "none"),  # cut off inside a thought
+        ("<think> so the answer is 14", "integer", "14", "phrase"),
         ("", "math", "", "none"),
         ("  \n ", "text", "", "none"),
     ],

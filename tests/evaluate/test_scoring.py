@@ -45,6 +45,12 @@ CHOICE = [
     (LETTER, "the answer is: **D**", True),
     (LETTER, "A or B, no, (D)", True),  # the last one without tags
     (LETTER, "<answer>A circle</answer>", False),
+    (LETTER, "So we get\n\nD", True),
+    (LETTER, "So we get\n\n**D**\n", True),
+    (LETTER, "The correct option is D", True),
+    # cut off while it speaks of a point D of the figure
+    (LETTER, "<think> The line from C to D is as long as the one from A to B, and the angle at D", False),
+    (PEAR, "<think> There is a pear in the picture" + ", and another fruit that I cannot name" * 5, False),
 ]
 
 INTEGER = item("14", "integer")
