@@ -33,7 +33,7 @@ Examples:
 """
 
 Arguments = Annotated[
-    list[str] | None, typer.Argument(metavar="[CONFIG] [section.option=value]...", help="YAML file, and options.")
+    list[str] | None, typer.Argument(metavar="[CONFIG] [section.option=value]...", help="YAML file, and options or files over it.")
 ]
 ModelFolder = Annotated[Path | None, typer.Option("--model", help="Hugging Face folder or Megatron checkpoint.")]
 Compare = Annotated[
@@ -202,11 +202,10 @@ def _numbers(text: str | None) -> list[int] | None:
 
 
 def _split(arguments: list[str]) -> tuple[Path | None, list[str]]:
-    """The options' file and the options."""
-    files = [argument for argument in arguments if "=" not in argument]
-    if len(files) > 1:
-        raise ValueError(f"Give one YAML file of options, not {', '.join(files)}.")
-    return (Path(files[0]) if files else None), [argument for argument in arguments if "=" in argument]
+    """The options' file, and what is laid over it: options and further files, in their order."""
+    if arguments and "=" not in arguments[0]:
+        return Path(arguments[0]), arguments[1:]
+    return None, list(arguments)
 
 
 def _default_out(config: Config, path: Path) -> Path:

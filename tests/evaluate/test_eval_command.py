@@ -164,7 +164,7 @@ BAD = [
     ([CONFIG, "--model", "base", "--data", "x"], "--data goes with one --benchmark"),
     ([CONFIG, "--model", "base", "--prompt", "loud"], "evaluation.prompt"),
     ([CONFIG, "--model", "base", "launch.nodes=2"], "--generate model"),
-    ([CONFIG, "other.yaml", "--model", "base"], "Give one YAML file"),
+    ([CONFIG, "other.yaml", "--model", "base"], "other.yaml: no such file"),
     ([CONFIG, "--model", "base", "evaluation.samplse=2"], "did you mean evaluation.samples?"),
     ([*TINY, "--responses", "missing.jsonl"], "missing.jsonl is no file"),
 ]
