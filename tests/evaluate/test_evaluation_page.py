@@ -1,22 +1,18 @@
 """docs/evaluation.md: its commands run in their order, its tables name what the code has."""
 
-import os
 import re
 import shutil
-import subprocess
-import sys
 import threading
-from pathlib import Path
 
 import pytest
 
 from examples.digits.model import make_model
 from megatron_eureka.evaluate.benchmarks import BENCHMARKS
 from tests.evaluate.test_judge import Server
+from tests.examples.pages import ROOT, commands, run_command
 
-ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "evaluation.md").read_text("utf-8")
-COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()]
+COMMANDS = commands("evaluation.md")
 # The tiny model is not the published one: short prompts and responses, few items, one rank.
 SMALL = " --limit 2 rollout.max_response_tokens=8 data.max_prompt_tokens=1024 precision.dtype=fp32 data.min_pixels=784"
 
@@ -39,14 +35,6 @@ def folder(tmp_path_factory):
     return folder
 
 
-def run(folder, command):
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, shell=True, cwd=folder, env=environment, capture_output=True, text=True, timeout=400)
-    assert done.returncode == 0, f"{command}\n{done.stderr}"
-    return done.stdout
-
-
 @pytest.mark.slow
 def test_the_commands_run_one_after_another(folder):
     server = Server()
@@ -57,7 +45,7 @@ def test_the_commands_run_one_after_another(folder):
             "--nproc-per-node 8", "--nproc-per-node 1"
         )
         small = SMALL if " eval " in command and "--responses" not in command and "eval.yaml" not in command else ""
-        output.append(run(folder, command.replace("launch.ranks=8", "") + small))
+        output.append(run_command(command.replace("launch.ranks=8", "") + small, folder))
     server.shutdown()
     server.server_close()
     assert len(output) == 8

@@ -29,13 +29,15 @@ def clone(folder: Path, *names: str) -> Path:
     return folder
 
 
-def run_commands(page: str, folder: Path, timeout_s: float = 200) -> list[str]:
-    """Run a page's commands in a folder, one after another; what each has printed, errors included."""
+def run_command(command: str, folder: Path, timeout_s: float = 400) -> str:
+    """Run a command of a page in a folder; what it has printed, errors included. It shall end with 0."""
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
     options = {"shell": True, "cwd": folder, "env": environment, "capture_output": True, "text": True}
-    outputs = []
-    for command in commands(page):
-        done = subprocess.run(command, timeout=timeout_s, **options)
-        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
-        outputs.append(done.stdout + done.stderr)
-    return outputs
+    done = subprocess.run(command, timeout=timeout_s, **options)
+    assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+    return done.stdout + done.stderr
+
+
+def run_commands(page: str, folder: Path) -> list[str]:
+    """Run a page's commands in a folder, one after another; what each has printed."""
+    return [run_command(command, folder) for command in commands(page)]
