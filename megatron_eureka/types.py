@@ -40,7 +40,7 @@ class Sample:
     """One response of the policy, as the engine made it."""
 
     token_ids: tuple[int, ...]  # [response tokens], the stop token included when there was one
-    engine_logprobs: tuple[float, ...]  # [response tokens], after temperature (vLLM's processed log-probs)
+    engine_logprobs: tuple[float, ...]  # [response tokens], after temperature; NaN for a token that it did not draw
     finish_reason: str  # "stop" or "length"
     policy_version: int  # number of weight updates the engine had received
     text: str  # decoded response without special tokens

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from megatron_eureka.evaluate.responses import Response, ResponseFile, write_ato
 from megatron_eureka.log import logger
 from megatron_eureka.parallel import groups
 from megatron_eureka.parallel.layout import Layout
+from megatron_eureka.parallel.main_rank import run_on_main
 from megatron_eureka.rollout.collect import sample_groups
 from megatron_eureka.rollout.options import EngineOptions
 from megatron_eureka.rollout.protocol import Engine, Refusal, SamplingOptions, sampling_seed
@@ -67,7 +68,7 @@ def generate(config: Config, model: Path, folder: Path) -> None:
     world = groups.world_size()
     groups.start(Layout.fill(world, tp=1, pp=1, cp=1, vpp=1), config.train.seed, config.launch.timeout_s)
     converted = folder / ".hf"
-    weights = on_rank_0(lambda: _as_hf(model, converted))
+    weights = run_on_main(lambda: _as_hf(model, converted), for_all=True)
     config = config.model_copy(update={"model": config.model.model_copy(update={"path": str(weights)})})
     processor = load_processor(weights)
     store = ImageStore.from_options(config.data, processor.image_processor, folder / ".images")
@@ -155,7 +156,7 @@ def _open_work(config: Config, source: Source, model: Path, folder: Path, proces
         opened.append(response_file(config, benchmark, model, folder))
         return [item.id for item in benchmark.items], list(opened[0].open())
 
-    ids, answered = on_rank_0(open_file)
+    ids, answered = run_on_main(open_file, for_all=True)
     if set(ids) <= set(answered):
         return _Work(source.name, [], opened[0] if opened else None)
     questions = read_questions(turns_file, ids, config, processor, store, frozenset(answered))
@@ -202,17 +203,3 @@ def _as_hf(model: Path, converted: Path) -> Path:
     logger.info("converting %s for the engines", model)
     megatron_to_hf(model, converted, overwrite=True)
     return converted
-
-
-def on_rank_0(action: Callable[[], Any]) -> Any:
-    """Do something on rank 0 and give every rank its result; what it raises as ValueError, every rank raises."""
-    box = [None, None]
-    if dist.get_rank() == 0:
-        try:
-            box = [None, action()]
-        except ValueError as error:
-            box = [str(error), None]
-    dist.broadcast_object_list(box, src=0)
-    if box[0] is not None:
-        raise ValueError(box[0])
-    return box[1]

@@ -12,12 +12,13 @@ import torch.distributed as dist
 from megatron_eureka.config.schema import Config
 from megatron_eureka.data.images import ImageStore
 from megatron_eureka.evaluate.benchmarks import Benchmark, load_benchmark
-from megatron_eureka.evaluate.generate import Question, ask, on_rank_0, read_questions, write_turns
+from megatron_eureka.evaluate.generate import Question, ask, read_questions, write_turns
 from megatron_eureka.evaluate.plan import Source, pass_ks, sampling, sources
 from megatron_eureka.evaluate.results import score_responses, write_results
 from megatron_eureka.evaluate.scoring import AnswerScorer
 from megatron_eureka.evaluate.summary import summarise
 from megatron_eureka.log import logger
+from megatron_eureka.parallel.main_rank import run_on_main
 from megatron_eureka.rollout.protocol import Engine
 
 
@@ -89,7 +90,7 @@ def _open(config: Config, source: Source, processor: Any, store: ImageStore, fol
         write_turns(loaded[0], config, turns_file)
         return [item.id for item in loaded[0].items]
 
-    ids = on_rank_0(load)
+    ids = run_on_main(load, for_all=True)
     questions = read_questions(turns_file, ids, config, processor, store)
     return OpenBenchmark(source.name, tuple(questions), loaded[0] if dist.get_rank() == 0 else None)
 

@@ -70,9 +70,11 @@ def whiten(advantages: torch.Tensor, num_tokens: torch.Tensor) -> torch.Tensor:
         num_tokens: [samples] trained tokens.
 
     Returns:
-        [samples] float32.
+        [samples] float32; zeros where no token is trained.
     """
-    weights = num_tokens.double() / num_tokens.sum().clamp(min=1)
+    if not num_tokens.any():
+        return torch.zeros_like(advantages)
+    weights = num_tokens.double() / num_tokens.sum()
     centred = advantages.double() - (weights * advantages.double()).sum()
     variance = (weights * centred.square()).sum()
     return (centred * variance.clamp(min=1e-8).rsqrt()).float()

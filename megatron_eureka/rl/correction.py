@@ -7,6 +7,7 @@ You Off-Policy RL Training", 2025), and what is too far off may be rejected (mas
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,6 +31,10 @@ class TokenCorrection:
 
     importance: torch.Tensor  # [tokens] float32, cut at the cap
     kept: torch.Tensor  # [tokens] bool, not rejected
+
+    def of(self, tokens: torch.Tensor) -> TokenCorrection:
+        """That of some of the tokens; [tokens] bool."""
+        return TokenCorrection(self.importance[tokens], self.kept[tokens])
 
     @property
     def weights(self) -> torch.Tensor:
@@ -117,8 +122,13 @@ def _first_of_sample(sample_index: torch.Tensor) -> torch.Tensor:
     return first
 
 
+def merge_totals(parts: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Sums over several updates, of MAXIMA the largest."""
+    return {name: (max if name in MAXIMA else sum)(part[name] for part in parts) for name in SUMS}
+
+
 def correction_metrics(totals: dict[str, float]) -> dict[str, float]:
-    """`rollout_corr/*` from sums over the job.
+    """`rollout_corr/*` from sums over the tokens that are measured.
 
     kl is the mean of engine - trainer over tokens drawn by the engine and k3_kl its non-negative estimator; chi2_token
     and chi2_seq are the mean squared ratio of tokens and responses, less one; ess the share of effective samples under
@@ -134,9 +144,9 @@ def correction_metrics(totals: dict[str, float]) -> dict[str, float]:
         "chi2_seq": totals["sequence_ratio_squared"] / samples - 1.0,
         "ess": totals["ratio"] ** 2 / max(totals["ratio_squared"], 1e-30) / tokens,
         "probs_diff_mean": totals["probs_diff"] / tokens,
-        "probs_diff_max": totals["probs_diff_max"],
+        "probs_diff_max": max(totals["probs_diff_max"], 0.0),
         "is_mean": totals["importance"] / tokens,
-        "is_max": totals["is_max"],
+        "is_max": max(totals["is_max"], 0.0),
         "is_truncated": totals["is_truncated"] / tokens,
         "rejected_tokens": totals["rejected_tokens"] / tokens,
         "rejected_samples": totals["rejected_samples"] / samples,

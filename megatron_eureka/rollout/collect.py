@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -203,8 +204,9 @@ class Collector:
         return replace(sample, rewards=dict.fromkeys(sample.rewards, 0.0))
 
     def _overwritten(self, sample: Sample) -> Sample:
-        """The engine's log-prob of the last token stays, though it is another token's: nobody has the new one's."""
-        return replace(sample, token_ids=(*sample.token_ids[:-1], self.end_token_id))
+        """The end token was not drawn, so the engine has no log-prob for it."""
+        tokens, logprobs = (*sample.token_ids[:-1], self.end_token_id), (*sample.engine_logprobs[:-1], math.nan)
+        return replace(sample, token_ids=tokens, engine_logprobs=logprobs)
 
     def _filtered(self, groups: list[Group], counters: Counter[str]) -> list[Group]:
         options = self.config.algorithm.filter

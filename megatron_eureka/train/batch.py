@@ -25,7 +25,7 @@ class UpdateBatch:
     rows: tuple[MicroBatch, ...]  # this replica's
 
     def engine_logprobs(self, row: MicroBatch) -> torch.Tensor:
-        """[targets] float32 of a row, as the engine reported them when it sampled."""
+        """[targets] float32 of a row, as the engine reported them; NaN for a token that it did not draw."""
         present = row.sample_index.unique_consecutive().tolist()
         values = [value for sample in present for value in self.samples[sample].engine_logprobs]
         return torch.tensor(values, dtype=torch.float32)

@@ -7,7 +7,7 @@ import time
 from megatron_eureka.evaluate.heldout import evaluate
 from megatron_eureka.evaluate.periodic import evaluate_benchmarks
 from megatron_eureka.log import logger
-from megatron_eureka.train.run import run_on_main
+from megatron_eureka.parallel.main_rank import run_on_main
 from megatron_eureka.train.session import Session, engine_turn
 
 

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from megatron_eureka.config.schema import Config
 from megatron_eureka.log import logger
 from megatron_eureka.parallel.groups import device
+from megatron_eureka.rl.correction import correction_metrics, merge_totals
 from megatron_eureka.rl.step_advantages import StepAdvantages, step_advantages
 from megatron_eureka.rollout.collect import Collected
 from megatron_eureka.train.batch import UpdateBatch, cut_into_updates, make_update
@@ -18,6 +19,7 @@ from megatron_eureka.train.evaluation import evaluate_if
 from megatron_eureka.train.logprob_passes import Logprobs, kl_by_sample, logprobs_of, old_logprobs
 from megatron_eureka.train.rollout_metrics import (
     advantage_metrics,
+    over_updates,
     performance,
     rollout_metrics,
     throughput,
@@ -47,7 +49,7 @@ def train(config: Config, name: str) -> None:
         advantages = compute_advantages(session, collected, batches, passes)
         metrics = update_policy(session, batches, passes, advantages)
         push_weights(session)
-        log(session, step, collected, batches, advantages, metrics, time.perf_counter() - started)
+        log(session, step, collected, batches, passes, advantages, metrics, time.perf_counter() - started)
         evaluate_if(session, step, session.run.is_due(step, config.evaluation.every))
         save_if(session, step, session.run.is_due(step, config.checkpoint.every))
     finish(session)
@@ -111,7 +113,7 @@ def update_policy(
             # A step takes its planned share of the schedule, however many groups the filter left.
             place = planned * (run.step + len(metrics) / len(batches))
             result = update(run.policy, batch, found, values, place, planned * run.config.train.steps)
-            metrics.append({**found.metrics, **result})
+            metrics.append(result)
             run.updates += 1
     return metrics
 
@@ -134,14 +136,15 @@ def log(
     step: int,
     collected: Collected,
     batches: list[UpdateBatch],
+    passes: list[Logprobs],
     advantages: StepAdvantages,
     updates: list[dict[str, float]],
     seconds: float,
 ) -> None:
     """Metrics, rollouts and the console line of a step."""
     run = session.run
-    metrics = {name: sum(each[name] for each in updates) / len(updates) for name in updates[0]}
-    metrics["actor/log_ratio_max/first"] = updates[0]["actor/log_ratio_max"]  # 0 when old log-probs are this policy's
+    metrics = over_updates(updates)
+    metrics |= correction_metrics(merge_totals([found.totals for found in passes]))
     metrics |= rollout_metrics(collected, session.engine.policy_version)
     metrics |= advantage_metrics(advantages, run.config.algorithm)
     warn_of_mismatch(metrics, run.config.algorithm.correction.alarm)

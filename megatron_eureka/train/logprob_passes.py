@@ -6,12 +6,11 @@ from dataclasses import dataclass, field
 
 import torch
 
-from megatron_eureka.rl.correction import MAXIMA, SUMS, correct, correction_metrics, correction_sums
+from megatron_eureka.rl.correction import MAXIMA, SUMS, correct, correction_sums
 from megatron_eureka.rl.kl import KL_ESTIMATORS
 from megatron_eureka.train.batch import UpdateBatch
 from megatron_eureka.train.policy import Policy, Report, run_rows
 from megatron_eureka.train.totals import sum_by_sample, sum_over_job
-from megatron_eureka.types import MicroBatch
 
 
 @dataclass(frozen=True)
@@ -21,7 +20,7 @@ class Logprobs:
     old: list[torch.Tensor]  # [rows][targets] float32, under the weights that the step starts from
     correction: list[torch.Tensor]  # [rows][targets] float32, factors of the policy losses
     reference: list[torch.Tensor] | None = None  # [rows][targets] float32, under the starting model
-    metrics: dict[str, float] = field(default_factory=dict)  # rollout_corr/*
+    totals: dict[str, float] = field(default_factory=dict)  # of the rollout correction, see `correction_metrics`
 
 
 def logprobs_of(policy: Policy, batch: UpdateBatch) -> list[torch.Tensor]:
@@ -39,29 +38,22 @@ def _keep(logprobs: torch.Tensor) -> tuple[torch.Tensor, Report]:
 def old_logprobs(policy: Policy, batch: UpdateBatch) -> Logprobs:
     """Log-probs before any update of the step, and how far the engine's are from them; a collective.
 
-    Samples of an older policy version keep the engine's log-probs: those are the policy that drew them.
+    Samples of an older policy version keep the engine's log-probs: those are the policy that drew them. They are left
+    out of the totals, as are tokens that no engine drew: neither says how far engine and trainer are apart.
     """
     found = logprobs_of(policy, batch)
-    if policy.is_last_stage:
-        found = [_of_the_sampler(batch, row, values) for row, values in zip(batch.rows, found, strict=True)]
     options = policy.config.algorithm.correction
     weights, reports = [torch.empty(0) for _ in batch.rows], []
     for number, row in enumerate(batch.rows if policy.is_last_stage else ()):
-        engine = batch.engine_logprobs(row).to(found[number].device)
-        tokens = (found[number], engine, row.sample_index.to(engine.device))
-        correction = correct(*tokens, options)
+        trainer, engine = found[number], batch.engine_logprobs(row).to(found[number].device)
+        index = row.sample_index.to(trainer.device)
+        drawn, stale = ~engine.isnan(), batch.stale.to(trainer.device)[index]
+        found[number] = torch.where(stale & drawn, engine, trainer)
+        correction = correct(found[number], torch.where(drawn, engine, trainer), index, options)
         weights[number] = correction.weights
-        reports.append(correction_sums(*tokens, correction, options))
-    metrics = correction_metrics(sum_over_job(policy, reports, SUMS, MAXIMA))
-    return Logprobs(found, weights, metrics=metrics)
-
-
-def _of_the_sampler(batch: UpdateBatch, row: MicroBatch, logprobs: torch.Tensor) -> torch.Tensor:
-    if not batch.stale.any():
-        return logprobs
-    return torch.where(
-        batch.stale[row.sample_index].to(logprobs.device), batch.engine_logprobs(row).to(logprobs.device), logprobs
-    )
+        told = drawn & ~stale
+        reports.append(correction_sums(trainer[told], engine[told], index[told], correction.of(told), options))
+    return Logprobs(found, weights, totals=sum_over_job(policy, reports, SUMS, MAXIMA))
 
 
 def kl_by_sample(policy: Policy, batch: UpdateBatch, logprobs: Logprobs) -> torch.Tensor:

@@ -26,6 +26,16 @@ COUNTERS = (
 )
 
 
+def over_updates(updates: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Means over a step's updates, of maxima the largest.
+
+    `actor/log_ratio_max/first` is that of the first update: 0 when its old log-probs are this policy's.
+    """
+    pick = lambda name: max if name.endswith("_max") else statistics.fmean
+    metrics = {name: pick(name)([update[name] for update in updates]) for name in updates[0]}
+    return metrics | {"actor/log_ratio_max/first": updates[0]["actor/log_ratio_max"]}
+
+
 def rollout_metrics(collected: Collected, policy_version: int) -> dict[str, float]:
     """Rewards and lengths of everything generated, the filter's counts, and the age of what is trained on.
 

@@ -26,6 +26,7 @@ from megatron_eureka.data.stream import PromptStream
 from megatron_eureka.log import logger
 from megatron_eureka.parallel import groups
 from megatron_eureka.parallel.layout import Layout
+from megatron_eureka.parallel.main_rank import run_on_main
 from megatron_eureka.train import checkpoint
 from megatron_eureka.train.metrics import MetricsWriter, Timers
 from megatron_eureka.train.policy import Policy, build_policy
@@ -90,6 +91,7 @@ class Run:
                         "messages": without_data_uris(group.prompt.messages),
                         "answer": group.prompt.answer,
                         "response": sample.text,
+                        "num_tokens": len(sample.token_ids),
                         "finish_reason": sample.finish_reason,
                         "policy_version": sample.policy_version,
                         "rewards": sample.rewards,
@@ -228,25 +230,6 @@ def load_data(
     dist.broadcast_object_list(box, src=0)
     reasons.update(box[0])
     return data if data is not None else load()
-
-
-def run_on_main(action: Callable[[], Any], for_all: bool = False) -> Any:
-    """Do something on rank 0; what it raises as ValueError, every rank raises.
-
-    Returns:
-        on rank 0 the result; on the other ranks the same with `for_all`, else None.
-    """
-    result, box = None, [None, None]
-    if dist.get_rank() == 0:
-        try:
-            result = action()
-            box = [None, result if for_all else None]
-        except ValueError as error:
-            box = [str(error), None]
-    dist.broadcast_object_list(box, src=0)
-    if box[0] is not None:
-        raise ValueError(box[0])
-    return box[1] if for_all else result
 
 
 def open_folder(config: Config, name: str) -> RunFolder:

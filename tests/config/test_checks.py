@@ -33,8 +33,7 @@ def test_recipes_go_with_every_size_in_either_order(recipe, size):
     for files in ((size, recipe), (recipe, size)):
         config = load_config(files[0], [str(files[1])])
         assert config.algorithm == load_config(recipe).algorithm
-        if "7b" not in recipe.stem:  # those bring their own model
-            assert (config.model, config.parallel, config.launch) == (sized.model, sized.parallel, sized.launch)
+        assert (config.model, config.parallel, config.launch) == (sized.model, sized.parallel, sized.launch)
         check(config, find_model_info(config.model.path), config.launch.ranks * config.launch.nodes)
 
 
@@ -116,6 +115,10 @@ def test_digit_files_hold_the_settings_that_worked():
         ),
         (["algorithm.dual_clip=1.1"], ["algorithm.dual_clip = 1.1", "algorithm.clip_high = 0.2"]),
         (["reward.overlong.penalty=1", "algorithm.truncated=penalise"], ["algorithm.truncated = penalise"]),
+        (
+            ["reward.repetition.penalty=1", "algorithm.truncated=penalise"],
+            ["algorithm.truncated = penalise", "reward.repetition.penalty", "Set algorithm.truncated = keep"],
+        ),
     ],
 )
 def test_each_problem_is_named_with_its_remedy(overrides, parts):

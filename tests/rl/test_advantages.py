@@ -56,7 +56,10 @@ def test_whitening_is_over_tokens():
 
 def test_whitening_of_equal_advantages_is_zero():
     assert whiten(torch.tensor([0.3, 0.3]), torch.tensor([5, 2])).tolist() == pytest.approx([0.0, 0.0], abs=1e-3)
-    assert whiten(torch.tensor([0.3]), torch.tensor([0])).isfinite().all()
+
+
+def test_whitening_without_a_trained_token_gives_zeros():
+    assert whiten(torch.tensor([1.0, -1.0]), torch.tensor([0, 0])).tolist() == [0.0, 0.0]
 
 
 @pytest.mark.parametrize(

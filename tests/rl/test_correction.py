@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from megatron_eureka.config.schema import Correction
-from megatron_eureka.rl.correction import MAXIMA, SUMS, correct, correction_metrics, correction_sums
+from megatron_eureka.rl.correction import MAXIMA, SUMS, correct, correction_metrics, correction_sums, merge_totals
 
 # Samples of 2, 3 and 1 tokens.
 INDEX = np.array([3, 3, 5, 5, 5, 6])
@@ -81,6 +81,21 @@ def test_metrics():
         "log_ppl_abs_diff": np.mean(gaps),
     }
     assert got == pytest.approx({f"rollout_corr/{name}": value for name, value in expected.items()})
+
+
+def test_a_response_counts_as_rejected_when_nothing_of_it_is_left():
+    options = Correction(weights="none", reject="token", reject_low=0.85, reject_high=2.0)
+    # Ratios 1.05, 0.90 | 2.46, 1.35, 0.82 | 0.30: a response keeps both, one of three, none of its tokens.
+    sums = correction_sums(*tensors(), correct(*tensors(), options), options)
+    metrics = correction_metrics({name: float(value) for name, value in sums.items()})
+    assert metrics["rollout_corr/rejected_samples"] == pytest.approx(1 / 3)
+    assert metrics["rollout_corr/rejected_tokens"] == pytest.approx(3 / 6)
+
+
+def test_updates_of_a_step_count_by_their_tokens_and_maxima_stay():
+    small, large = dict.fromkeys(SUMS, 1.0), dict.fromkeys(SUMS, 3.0)
+    merged = merge_totals([small, large])
+    assert merged == {name: 3.0 if name in MAXIMA else 4.0 for name in SUMS}
 
 
 def test_engine_and_trainer_agreeing_change_nothing():

@@ -1,6 +1,7 @@
 """How a step's batch is filled: shares, seeds, filter and refill, surplus, refusals, controls, resuming."""
 
 import logging
+import math
 import pickle
 from collections import Counter
 from contextlib import contextmanager
@@ -289,6 +290,7 @@ def test_overwritten_responses_end_with_the_end_token_and_keep_their_rewards():
     group = on_one_rank(body).groups[0]
     plain = on_one_rank(lambda: make_collector([2, 3, 4], RecordingEngine(truncated={1})).collect(1)).groups[0]
     assert group.samples[1].token_ids == (99,) and group.samples[1].truncated
+    assert math.isnan(group.samples[1].engine_logprobs[0])  # the engine drew another token
     assert [s.token_ids for i, s in enumerate(group.samples) if i != 1] == [
         s.token_ids for i, s in enumerate(plain.samples) if i != 1
     ]

@@ -1,5 +1,6 @@
 """From groups to an update's samples, weights and rows; replicas that get nothing to train on."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +10,7 @@ from examples.digits.model import make_model
 from megatron_eureka.config.schema import Config
 from megatron_eureka.parallel import groups as process
 from megatron_eureka.parallel.layout import Layout
+from megatron_eureka.rl.correction import correction_metrics
 from megatron_eureka.rl.step_advantages import step_advantages
 from megatron_eureka.train.batch import cut_into_updates, make_update
 from megatron_eureka.train.logprob_passes import old_logprobs
@@ -163,7 +165,7 @@ def _update(rank, world, model, truncated):
     before = {name: weight.detach().clone() for name, weight in policy.weights().items()}
     passes = old_logprobs(policy, batch)
     advantages = step_advantages(one_group(policy.info, cut=truncated == "mask"), config.algorithm).values
-    metrics = {**passes.metrics, **update(policy, batch, passes, advantages, 0, 1)}
+    metrics = {**correction_metrics(passes.totals), **update(policy, batch, passes, advantages, 0, 1)}
     moved = max(float((weight - before[name]).abs().max()) for name, weight in policy.weights().items())
     process.stop()
     return passes.old, [row.sample_index for row in batch.rows], metrics, moved
@@ -181,6 +183,35 @@ def test_an_update_with_an_idle_replica_is_that_of_one_rank(model):
     stale = torch.tensor([-token / 1000 for token in CASES[1].responses[1]])
     assert torch.equal(old[0][index[0] == 1], stale)
     assert (old[0][index[0] == 0] < -2).all()  # a random model of 384 tokens: about -ln 384 = -6
+
+
+def _measured(rank, world, model, engine, version):
+    """Old log-probs and totals of the group whose samples' engine log-probs are `engine`; the second one is older."""
+    layout = Layout(dp=world)
+    process_groups = process.start(layout, seed=1, timeout_s=60)
+    config = config_for(model, layout, freeze_vision=True)
+    policy = build_policy(config, layout, process_groups, pixels)
+    (group,) = one_group(policy.info, cut=False)
+    fresh, other = (
+        replace(s, engine_logprobs=tuple(e[: len(s.token_ids)])) for s, e in zip(group.samples, engine, strict=True)
+    )
+    batch = make_update([replace(group, samples=(fresh, replace(other, policy_version=version)))], config, policy)
+    passes = old_logprobs(policy, batch)
+    process.stop()
+    (row,) = batch.rows
+    return passes.old[0], passes.correction[0], row.sample_index, passes.totals
+
+
+def test_samples_of_older_weights_and_tokens_nobody_drew_tell_nothing_of_the_mismatch(model):
+    nan, num = float("nan"), len(CASES[1].responses[0])
+    engine = ([-6.0] * (num - 1) + [nan], [-1.0] * 50)
+    ((old, weights, index, totals),) = run_ranks(1, _measured, model, engine, -1)
+    assert totals["tokens"] == num - 1 and totals["samples"] == 1
+    assert (old[index == 1] == -1.0).all()  # drawn by older weights: the engine's
+    assert (weights[index == 1] == 1.0).all() and weights[index == 0][-1] == 1.0
+    assert old.isfinite().all() and weights.isfinite().all()
+    ((_, _, _, both),) = run_ranks(1, _measured, model, engine, 0)
+    assert both["tokens"] == num - 1 + int((index == 1).sum()) and both["samples"] == 2
 
 
 def test_an_update_of_masked_samples_alone_moves_nothing(model):

@@ -2,16 +2,18 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from examples.digits.model import make_model
 from megatron_eureka.parallel import groups
 from megatron_eureka.parallel.layout import Layout
+from megatron_eureka.rl.correction import correction_metrics
 from megatron_eureka.rl.step_advantages import step_advantages
 from megatron_eureka.train.batch import cut_into_updates, make_update
 from megatron_eureka.train.logprob_passes import kl_by_sample, logprobs_of, old_logprobs
-from megatron_eureka.train.policy import build_policy
+from megatron_eureka.train.policy import build_policy, run_rows
 from megatron_eureka.train.reference_policy import ReferencePolicy
 from megatron_eureka.train.update import update
 from megatron_eureka.types import Group, Sample
@@ -79,9 +81,48 @@ def _two_updates(rank, world, model, layout, options):
     if config.algorithm.kl.place == "reward":
         penalties = config.algorithm.kl.coef * kl_by_sample(policy, batch, passes)
     advantages = step_advantages(make_groups(policy.info), config.algorithm, penalties)
-    metrics = [{**passes.metrics, **update(policy, batch, passes, advantages.values, number, 2)} for number in range(2)]
+    by_hand = _by_hand(policy, batch, passes, config.algorithm) if world == 1 else None
+    updates = [update(policy, batch, passes, advantages.values, number, 2) for number in range(2)]
+    metrics = [{**correction_metrics(passes.totals), **result} for result in updates]
     groups.stop()
-    return metrics, advantages.values.tolist()
+    return metrics, advantages.values.tolist(), by_hand
+
+
+def _by_hand(policy, batch, passes, options) -> tuple[float, list[float]]:
+    """Loss of the first update (every ratio is 1) and advantages, written out in numpy from the passes' log-probs."""
+    rows = list(zip(batch.rows, passes.old, passes.reference or passes.old, strict=True))
+    index = np.concatenate([row.sample_index.numpy() for row, _, _ in rows])
+    old, ref = (np.concatenate([row[number].double().numpy() for row in rows]) for number in (1, 2))
+    report = lambda number, row, logprobs, entropies: (logprobs.new_zeros(()), {"entropies": entropies.detach()})
+    found = run_rows(policy, batch.rows, report, forward_only=True)
+    entropies = np.concatenate([row["entropies"].double().numpy() for row in found])
+    samples = range(len(batch.samples))
+    lengths = np.array([len(sample.token_ids) for sample in batch.samples])
+    d = old - ref
+    penalty = np.array([0.1 * (d[index == sample] ** 2).sum() / 2 for sample in samples])
+    rewards = [reward for group in REWARDS for reward in group]
+    totals = np.array(rewards) - (penalty if options.kl.place == "reward" else 0.0)
+    groups = np.split(totals, np.cumsum([len(group) for group in REWARDS])[:-1])
+    engine = np.full_like(old, -5.0)  # of `make_groups`
+    if options.advantage == "grpo":
+        advantages = np.concatenate([(group - group.mean()) / group.std(ddof=1) for group in groups])
+        weight, kl = np.minimum(np.exp(old - engine), 2.0), np.exp(-d) - 1 + d
+    else:
+        others = [[group[np.arange(len(group)) != i].mean() for i in range(len(group))] for group in groups]
+        advantages = totals - np.concatenate(others)
+        tokens = np.repeat(advantages, lengths)
+        advantages = (advantages - tokens.mean()) / tokens.std()
+        ratios = {sample: (old - engine)[index == sample] for sample in samples}
+        weight = np.array([np.exp(ratios[sample].sum()) * (ratios[sample].mean() >= np.log(0.1)) for sample in index])
+        weight, kl = np.minimum(weight, 2.0), np.zeros_like(d)
+    policy_loss = -weight * advantages[index] * (old if options.loss == "cispo" else 1.0)
+    loss = policy_loss + options.kl.coef * kl * (options.kl.place == "loss") - options.entropy_coef * entropies
+    share = {
+        "token_mean": 1.0 / lengths.sum(),
+        "sample_mean": 1.0 / (len(lengths) * lengths[index]),
+        "dr_grpo": 1.0 / (len(lengths) * policy.config.rollout.max_response_tokens),
+    }[options.reduction]
+    return float((share * loss).sum()), advantages.tolist()
 
 
 def _of_another_model(policy, batch):
@@ -122,20 +163,18 @@ def test_the_first_update_is_on_policy_bitwise(one_rank):
     assert second["actor/log_ratio_max"] > 1e-2  # the first update moved the policy
 
 
-def test_the_terms_of_a_recipe_are_there(one_rank):
-    recipe, (first, second), advantages = one_rank
+def test_the_first_loss_and_the_advantages_are_the_formulas(one_rank):
+    """Signs and terms: policy loss, correction, KL, entropy, reduction, penalties."""
+    recipe, (first, _), advantages, (loss, expected) = one_rank
+    assert advantages == pytest.approx(expected, rel=1e-4)  # float32 log-probs, differences of which are penalties
+    assert first["actor/loss"] == pytest.approx(loss, rel=1e-4, abs=1e-6)  # float32 sums
     assert ("actor/kl_loss" in first) == (recipe != "grpo")
-    if recipe != "grpo":
-        assert first["actor/kl_loss"] > 1e-4  # the other model's log-probs differ
-    if recipe == "gspo":  # loss = policy + 0.1 KL - 0.01 entropy, on samples of different lengths
-        assert first["actor/loss"] != pytest.approx(first["actor/pg_loss"], abs=1e-3)
-    if recipe == "cispo":  # rloo of equal rewards would be +-; the penalties make all of them different
-        assert len(set(advantages)) == len(advantages)
-        assert 0 < first["rollout_corr/is_mean"] < 1  # a random model: about e^-6 where the engine said e^-5
+    if recipe == "gspo":  # every term is there to be seen
+        assert abs(first["actor/loss"] - first["actor/pg_loss"]) > 1e-3
 
 
 def test_under_another_cut_the_first_ratio_is_one_to_rounding(model):
-    (first, _), _ = run_ranks(1, _two_updates, model, Layout(), {"old_max_tokens": 40})[0]
+    (first, _), *_ = run_ranks(1, _two_updates, model, Layout(), {"old_max_tokens": 40})[0]
     assert 0.0 < first["actor/log_ratio_max"] < 1e-6  # other batch sizes of the same matrix products, in float32
 
 
@@ -154,9 +193,9 @@ def test_under_another_cut_the_first_ratio_is_one_to_rounding(model):
     ids=str,
 )
 def test_every_layout_and_cut_makes_the_same_update(model, one_rank, layout, options):
-    recipe, expected, expected_advantages = one_rank
+    recipe, expected, expected_advantages, _ = one_rank
     ranks = run_ranks(layout.world_size, _two_updates, model, layout, {**options, "recipe": recipe})
-    for metrics, advantages in ranks:
+    for metrics, advantages, _ in ranks:
         assert advantages == pytest.approx(expected_advantages, rel=1e-4)  # the penalties are float32 sums
         for got, reference in zip(metrics, expected, strict=True):  # known alike on every rank
             assert got.keys() == reference.keys()

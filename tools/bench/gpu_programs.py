@@ -33,6 +33,7 @@ from megatron_eureka.data.prompts import PromptSet  # noqa: E402
 from megatron_eureka.model import attention  # noqa: E402
 from megatron_eureka.model.checkpoint import load_megatron  # noqa: E402
 from megatron_eureka.parallel import groups  # noqa: E402
+from megatron_eureka.rl.correction import correction_metrics  # noqa: E402
 from megatron_eureka.rl.step_advantages import step_advantages  # noqa: E402
 from megatron_eureka.train.batch import cut_into_updates, make_rows, make_update  # noqa: E402
 from megatron_eureka.train.logprob_passes import old_logprobs  # noqa: E402
@@ -186,7 +187,7 @@ def run_grpo(variant: Variant, folder: str) -> dict[str, torch.Tensor]:
             order = torch.argsort(samples, stable=True)
             old_all.append(torch.cat(found.old).cpu()[order])
             result = update(policy, batch, found, advantages[number], number, ROLLOUTS * len(batches))
-            metrics.append({**found.metrics, **result})
+            metrics.append({**correction_metrics(found.totals), **result})
         policy.offload()
         policy.restore()
     column = lambda name: torch.tensor([step[name] for step in metrics])
