@@ -101,7 +101,7 @@ def _read_yaml(path: Path) -> dict:
     try:
         # omegaconf's loader reads 1e-6 as a number (plain PyYAML: a string) and refuses a key given twice.
         content = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    except (yaml.YAMLError, OmegaConfBaseException, OSError) as error:
+    except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not readable as YAML: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected a mapping of sections (model: ..., train: ...), got {content!r}.")

@@ -6,11 +6,11 @@ import hashlib
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO
 
 import imagehash
 import numpy as np
-from PIL import Image
+
+from megatron_eureka.data.decoding import decode, on_white
 
 HASH_SIZE = 16  # frequencies in each direction: 256 bits
 # Of 1,500 random triangles with letters, the same after JPEG (quality 60 to 90) and scaling (0.5 to 1) differed in 16
@@ -37,12 +37,9 @@ def fingerprint(data: bytes) -> Picture:
     Raises:
         ValueError: it is no readable picture.
     """
-    try:
-        with Image.open(BytesIO(data)) as picture:
-            perceptual = int(str(imagehash.phash(picture, hash_size=HASH_SIZE)), 16)
-            width, height = picture.size
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"not a readable picture: {error}") from error
+    picture = decode(data)
+    width, height = picture.size
+    perceptual = int(str(imagehash.phash(on_white(picture), hash_size=HASH_SIZE)), 16)
     plain = perceptual.bit_count() <= 1  # one colour: the constant term alone
     return Picture(hashlib.sha256(data).hexdigest(), 0 if plain else perceptual, width, height, len(data))
 

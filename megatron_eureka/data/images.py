@@ -8,14 +8,14 @@ import hashlib
 import os
 import tempfile
 from collections import OrderedDict
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from qwen_vl_utils import fetch_image
 from qwen_vl_utils.vision_process import smart_resize
 
+from megatron_eureka.data.decoding import decode, read_size
 from megatron_eureka.types import ImageKey
 
 if TYPE_CHECKING:
@@ -93,12 +93,9 @@ class ImageStore:
         data = read_bytes(source)
         digest = self._digest(data)
         try:
-            with Image.open(BytesIO(data)) as header:
-                width, height = header.size
-                if header.format == "PNG":  # checks the chunks' checksums without decoding
-                    header.verify()
-        except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise ValueError(f"{_short(source)} is not a readable picture: {error}") from error
+            width, height = read_size(data)
+        except ValueError as error:
+            raise ValueError(f"{_short(source)} is {error}") from error
         height, width = self._resized_size(height, width, source)
         grid = (1, height // self.patch_size, width // self.patch_size)
         key = ImageKey(digest, grid, grid[1] * grid[2] // self.merge_size**2)
@@ -165,11 +162,11 @@ class ImageStore:
         if self._digest(data) != key.digest:
             raise ValueError(f"{_short(source)} changed since the data was loaded. Start again with files at rest.")
         try:
-            with Image.open(BytesIO(data)) as opened:
-                bounds = {"min_pixels": self.min_pixels, "max_pixels": self.max_pixels}
-                image = fetch_image({"image": opened, **bounds}, image_patch_size=self.patch_size)
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise ValueError(f"{_short(source)} is not a readable picture: {error}") from error
+            picture = decode(data)
+        except ValueError as error:
+            raise ValueError(f"{_short(source)} is {error}") from error
+        bounds = {"min_pixels": self.min_pixels, "max_pixels": self.max_pixels}
+        image = fetch_image({"image": picture, **bounds}, image_patch_size=self.patch_size)
         self.counters["decoded"] += 1
         return image
 

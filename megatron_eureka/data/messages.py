@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 ROLES = ("system", "user", "assistant", "tool")
+IMAGE_TOKEN = "<|image_pad|>"  # where the chat template puts a picture; text must not hold it
 
 
 def parse_messages(value: Any) -> tuple[dict, ...]:
@@ -21,10 +22,10 @@ def parse_messages(value: Any) -> tuple[dict, ...]:
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"message is a string but no JSON: {error}") from error
     if not isinstance(value, list) or not value:
-        raise ValueError(f"message: expected a list of chat turns or a JSON string of one, got {_show(value)}")
+        raise ValueError(f"message: expected a list of chat turns or a JSON string of one, got {show(value)}")
     return tuple(_parse_turn(turn) for turn in value)
 
 
@@ -34,16 +35,24 @@ def image_sources(messages: tuple[dict, ...]) -> list[str]:
     return [part["image"] for part in parts if part["type"] == "image"]
 
 
+def has_image_token(messages: tuple[dict, ...]) -> bool:
+    """Whether a text holds the placeholder of a picture, so that there would be more placeholders than pictures."""
+    contents = [turn["content"] for turn in messages]
+    parts = [part for content in contents if isinstance(content, list) for part in content]
+    texts = [content for content in contents if isinstance(content, str)] + [part.get("text", "") for part in parts]
+    return any(IMAGE_TOKEN in text for text in texts)
+
+
 def _parse_turn(turn: Any) -> dict:
     if not isinstance(turn, dict) or not {"role", "content"} <= turn.keys():
-        raise ValueError(f"message: expected turns with role and content, got {_show(turn)}")
+        raise ValueError(f"message: expected turns with role and content, got {show(turn)}")
     if turn["role"] not in ROLES:
-        raise ValueError(f"message: role {turn['role']!r} is none of {', '.join(ROLES)}")
+        raise ValueError(f"message: role {show(turn['role'])} is none of {', '.join(ROLES)}")
     content = turn["content"]
     if isinstance(content, list):
         content = [_parse_part(part) for part in content]
     elif not isinstance(content, str):
-        raise ValueError(f"message: content must be a string or a list of parts, got {_show(content)}")
+        raise ValueError(f"message: content must be a string or a list of parts, got {show(content)}")
     return {"role": turn["role"], "content": content}
 
 
@@ -51,7 +60,7 @@ def _parse_part(part: Any) -> dict:
     if isinstance(part, str):
         return {"type": "text", "text": part}
     if not isinstance(part, dict):
-        raise ValueError(f"message: a part must be a mapping with a type, got {_show(part)}")
+        raise ValueError(f"message: a part must be a mapping with a type, got {show(part)}")
     given = {name: value for name, value in part.items() if value is not None}
     kind = given.pop("type", None)
     source = given.pop("image", None) if kind != "text" else None
@@ -65,7 +74,7 @@ def _parse_part(part: Any) -> dict:
     if kind in ("image", "image_url") and isinstance(source, str) and source:
         _refuse_rest(given, "image")
         return {"type": "image", "image": source}
-    raise ValueError(f"message: a part must be a text or an image with its source, got {_show(part)}")
+    raise ValueError(f"message: a part must be a text or an image with its source, got {show(part)}")
 
 
 def _refuse_rest(rest: dict, kind: str) -> None:
@@ -75,6 +84,10 @@ def _refuse_rest(rest: dict, kind: str) -> None:
         raise ValueError(f"message: {', '.join(sorted(rest))} of a part of type {kind} is not supported; remove it")
 
 
-def _show(value: Any) -> str:
-    text = repr(value)
+def show(value: Any) -> str:
+    """The value for an error message: cut where it is long or deep."""
+    try:
+        text = repr(value)
+    except RecursionError:
+        return f"{type(value).__name__}, nested too deeply"
     return text if len(text) <= 100 else f"{text[:100]}..."

@@ -8,21 +8,14 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pyarrow
 import pyarrow.parquet
-from PIL import Image
 
-
-class BadRow(ValueError):
-    """A row that cannot be used; `kind` says what is wrong with it: row, question, answer, picture."""
-
-    def __init__(self, kind: str, reason: str):
-        super().__init__(reason)
-        self.kind = kind
+from megatron_eureka.data.decoding import decode
+from megatron_eureka.data.records import BadRow
 
 
 def read_rows(path: Path) -> Iterator[dict]:
@@ -34,12 +27,12 @@ def read_rows(path: Path) -> Iterator[dict]:
     if path.suffix == ".parquet":
         yield from _read_parquet(path)
     elif path.suffix == ".jsonl":
-        with path.open(encoding="utf-8") as file:
+        with path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     yield _parse(line, f"{path}:{number}")
     elif path.suffix == ".json":
-        rows = _parse(path.read_text(encoding="utf-8"), str(path))
+        rows = _parse(path.read_bytes(), str(path))
         if not isinstance(rows, list):
             raise ValueError(
                 f"{path}: expected a list of rows, got {type(rows).__name__}. Give a row a line as .jsonl."
@@ -57,10 +50,10 @@ def _read_parquet(path: Path) -> Iterator[dict]:
         raise ValueError(f"{path}: not readable as parquet: {error}") from error
 
 
-def _parse(text: str, place: str) -> Any:
+def _parse(text: bytes, place: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # UTF-8 that is none is a ValueError too
         raise ValueError(f"{place}: not valid JSON: {error}") from error
 
 
@@ -82,7 +75,7 @@ def picture_bytes(value: Any, root: Path) -> bytes:
         raise BadRow("picture", f"a picture is {type(value).__name__}, expected bytes, base64 or a path")
     file = root / value.removeprefix("file://")
     try:
-        if len(value) < 1024 and file.is_file():
+        if len(value) < 1024 and os.path.isfile(file):  # a name that is too long is no file, where Path raises
             return file.read_bytes()
         return base64.b64decode(value.partition("base64,")[2] or value, validate=True)
     except (OSError, binascii.Error) as error:
@@ -96,11 +89,9 @@ def save_picture(data: bytes, folder: Path) -> str:
         BadRow: it is no readable picture.
     """
     try:
-        with Image.open(BytesIO(data)) as picture:
-            kind = (picture.format or "png").lower()
-            picture.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise BadRow("picture", f"not a readable picture: {error}") from error
+        kind = (decode(data).format or "png").lower()
+    except ValueError as error:
+        raise BadRow("picture", str(error)) from error
     name = f"{hashlib.sha256(data).hexdigest()[:24]}.{kind}"
     target = folder / name
     if not target.exists():
