@@ -76,7 +76,8 @@ def check_files(
     Args:
         judge_labels: called once, with every distinct label.
         against: test files in any layout, whose questions and pictures training must not contain.
-        image_root: folder that relative paths of pictures start from; default: each file's own.
+        image_root: folder that relative paths of the training files' pictures start from; default: each file's own,
+            which is where those of test files start.
         count_tokens: measures prompts in tokens.
 
     Raises:
@@ -90,7 +91,7 @@ def check_files(
     _measure(items, report, count_tokens)
     report.problems += [*_repeated_ids(items), *_duplicates(items)]
     if against:
-        tests = _sound(read_other_items(against, image_root), report)
+        tests = _sound(read_other_items(against), report)
         pictures = {picture.digest for test in tests for picture in test.pictures}
         report.tests = {"questions": len(tests), "images": len(pictures)}
         report.problems += _overlaps(items, tests)
@@ -105,7 +106,7 @@ def _sound(found: Iterable[Item | Problem], report: Report) -> list[Item]:
 
 
 def _label_problems(items: list[Item], judge_labels: JudgeLabels, report: Report) -> list[Problem]:
-    labelled = [item for item in items if item.answer]
+    labelled = [item for item in items if item.answer is not None]
     labels = list(dict.fromkeys(item.answer for item in labelled))
     verdicts = dict(zip(labels, judge_labels(labels), strict=True))
     bad = [item for item in labelled if verdicts[item.answer][1] is not None]
@@ -160,7 +161,7 @@ def _duplicates(items: list[Item]) -> list[Problem]:
         earlier = first.setdefault(item.key, item)
         if earlier is item:
             continue
-        if normalise_text(earlier.answer) == normalise_text(item.answer):
+        if normalise_text(earlier.answer or "") == normalise_text(item.answer or ""):
             problems.append(Problem("duplicate", item.place, f"the same question as {earlier.place}"))
         else:
             answers = f"{item.answer!r} here, {earlier.answer!r} there"

@@ -11,8 +11,9 @@ from typing import Any
 from megatron_eureka.data.convert import PLACEHOLDER, Columns, check_encodes, picture_values
 from megatron_eureka.data.fingerprint import Picture, fingerprint, normalise_text
 from megatron_eureka.data.images import read_bytes, resolve
-from megatron_eureka.data.messages import image_sources, parse_messages
-from megatron_eureka.data.rows import BadRow, picture_bytes, read_rows
+from megatron_eureka.data.messages import IMAGE_TOKEN, has_image_token, image_sources, parse_messages
+from megatron_eureka.data.records import BadRow, answer_of, parse_record, response_of
+from megatron_eureka.data.rows import picture_bytes, read_rows
 from megatron_eureka.log import progress
 
 
@@ -23,7 +24,7 @@ class Item:
     place: str  # file:line, or file:row from 0 for parquet and JSON lists
     id: str
     text: str  # of the user's turns, pictures left out
-    answer: str
+    answer: str | None  # None: a demonstration or a test row without one
     pictures: tuple[Picture, ...] = ()
     messages: tuple[dict, ...] = ()  # chat turns; () for a row of another layout
     sources: tuple[str, ...] = ()  # where the pictures are, resolved
@@ -69,8 +70,10 @@ def read_training_items(paths: Iterable[Path], image_root: Path | None) -> Itera
             yield Problem(error.kind, place, str(error))
 
 
-def read_other_items(paths: Iterable[Path], image_root: Path | None) -> Iterator[Item | Problem]:
+def read_other_items(paths: Iterable[Path]) -> Iterator[Item | Problem]:
     """Rows of test files in any layout that `convert` reads, or training JSONL; an answer is not needed.
+
+    Relative paths of pictures start from each file's own folder.
 
     Raises:
         ValueError: a file is missing or cannot be read.
@@ -79,9 +82,9 @@ def read_other_items(paths: Iterable[Path], image_root: Path | None) -> Iterator
     for path in paths:
         _check_exists(path)
         for number, row in progress(enumerate(read_rows(path)), f"reading {path.name}"):
-            place, root = f"{path}:{number}", image_root or path.parent
+            place = f"{path}:{number}"
             try:
-                yield _other_item(row, place, root, cache)
+                yield _other_item(row, place, path.parent, cache)
             except BadRow as error:
                 yield Problem("test_row", place, str(error))
 
@@ -101,20 +104,16 @@ def _check_exists(path: Path) -> None:
 
 
 def _training_item(line: bytes, place: str, root: Path, cache: Cache) -> Item:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise BadRow("json", f"not valid JSON: {error}") from error
-    if not isinstance(row, dict) or "message" not in row:
-        raise BadRow("message", "expected a mapping with message and answer")
-    answer = row.get("answer")
-    is_number = isinstance(answer, int | float) and not isinstance(answer, bool)
-    if not is_number and not isinstance(answer, str) and not (answer is None and "response" in row):
-        raise BadRow("answer", f"answer must be a string or a number, got {answer!r}")
-    return _item_of_turns(row, place, root, cache)
+    record = parse_record(line, place)
+    answer = answer_of(record)
+    response_of(record)
+    item = _item_of_turns(record, answer, place, root, cache)
+    if has_image_token(item.messages):
+        raise BadRow("message", f"{IMAGE_TOKEN} in a text. Leave it out; give pictures as parts of a turn's content")
+    return item
 
 
-def _item_of_turns(row: dict, place: str, root: Path, cache: Cache) -> Item:
+def _item_of_turns(row: dict, answer: str | None, place: str, root: Path, cache: Cache) -> Item:
     try:
         messages = parse_messages(row["message"])
         sources = tuple(resolve(source, root) for source in image_sources(messages))
@@ -124,15 +123,16 @@ def _item_of_turns(row: dict, place: str, root: Path, cache: Cache) -> Item:
         pictures = tuple(cache.get(source) for source in sources)
     except ValueError as error:
         raise BadRow("picture", str(error)) from error
-    answer = "" if row.get("answer") is None else str(row["answer"])
-    check_encodes(json.dumps(messages, ensure_ascii=False) + answer)
+    check_encodes(json.dumps(messages, ensure_ascii=False) + (answer or ""))
     return Item(place, str(row.get("id", place)), _text(messages), answer, pictures, messages, sources)
 
 
 def _other_item(row: Any, place: str, root: Path, cache: Cache) -> Item:
     if not isinstance(row, dict):
         raise BadRow("row", f"expected a mapping, got {type(row).__name__}")
-    return _item_of_turns(row, place, root, cache) if "message" in row else _item_of_row(row, place, root)
+    if "message" not in row:
+        return _item_of_row(row, place, root)
+    return _item_of_turns(row, _any_text(row.get("answer")), place, root, cache)
 
 
 def _item_of_row(row: dict, place: str, root: Path) -> Item:
@@ -145,7 +145,11 @@ def _item_of_row(row: dict, place: str, root: Path) -> Item:
     except ValueError as error:
         raise BadRow("picture", str(error)) from error
     text = question.replace(PLACEHOLDER, " ")
-    return Item(place, str(columns.get(row, "id") or place), text, "" if answer is None else str(answer), pictures)
+    return Item(place, str(columns.get(row, "id") or place), text, _any_text(answer), pictures)
+
+
+def _any_text(answer: Any) -> str | None:
+    return None if answer is None else str(answer)
 
 
 def _text(messages: tuple[dict[str, Any], ...]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -13,6 +12,7 @@ from jinja2 import TemplateError
 
 from megatron_eureka.data.images import ImageStore
 from megatron_eureka.data.messages import image_sources, parse_messages
+from megatron_eureka.data.records import BadRow, answer_of, parse_record, response_of
 from megatron_eureka.log import logger, progress
 from megatron_eureka.types import ImageKey, Prompt
 
@@ -115,23 +115,18 @@ def _lines(paths: Iterable[str | Path], options: Data) -> Iterator[tuple[str, Pa
 
 def _parse_record(text: bytes, place: str) -> dict:
     try:
-        record = json.loads(text)
-    except ValueError as error:
-        raise _BadLine("bad_line", f"not valid JSON: {error}") from error
-    if not isinstance(record, dict) or "message" not in record:
-        raise _BadLine("bad_line", "expected a mapping with message and answer")
-    record.setdefault("id", place)
-    return record
+        return parse_record(text, place)
+    except BadRow as error:
+        raise _BadLine("bad_line", str(error)) from error
 
 
 def _answer(record: dict, check: Callable[[str], str | None]) -> str:
-    answer = record.get("answer")
-    if answer is None and "response" in record:
+    try:
+        answer = answer_of(record)
+    except BadRow as error:
+        raise _BadLine("bad_label", f"id {record['id']!r}: {error}") from error
+    if answer is None:
         return ""
-    if isinstance(answer, int | float) and not isinstance(answer, bool):
-        answer = str(answer)
-    if not isinstance(answer, str):
-        raise _BadLine("bad_label", f"id {record['id']!r}: answer must be a string or a number, got {answer!r}")
     reason = check(answer)
     if reason:
         raise _BadLine("bad_label", f"id {record['id']!r}: {reason}")
@@ -139,11 +134,14 @@ def _answer(record: dict, check: Callable[[str], str | None]) -> str:
 
 
 def _response(record: dict, required: bool, processor: Any) -> tuple[int, ...]:
-    response = record.get("response")
-    if response is None and not required:
+    try:
+        response = response_of(record)
+    except BadRow as error:
+        raise _BadLine("bad_line", f"id {record['id']!r}: {error}") from error
+    if response is None and required:
+        raise _BadLine("bad_line", f"id {record['id']!r}: response must be a text, got none")
+    if response is None:
         return ()
-    if not isinstance(response, str) or not response:
-        raise _BadLine("bad_line", f"id {record['id']!r}: response must be a text, got {response!r}")
     tokenizer = processor.tokenizer
     ids = tokenizer(response, add_special_tokens=False)["input_ids"]
     return (*ids, tokenizer.convert_tokens_to_ids(END_OF_TURN))

@@ -5,6 +5,7 @@ import json
 import pyarrow
 import pyarrow.parquet
 import pytest
+from PIL import Image
 
 from megatron_eureka.config.schema import Data
 from megatron_eureka.data.check import TokenCounter, check_files, describe
@@ -15,7 +16,7 @@ from tests.data.pictures import encoded, triangle
 
 
 def judge(labels):
-    return [("number", "no number") if label == "bad" else ("number", None) for label in labels]
+    return [("number", "no number") if label in ("bad", "") else ("number", None) for label in labels]
 
 
 class Folder:
@@ -101,6 +102,38 @@ def test_faults_of_single_lines_are_named_with_file_and_line(folder):
     assert json.loads(json.dumps(report.as_dict()))["counts"] == report.counts
 
 
+def test_what_training_refuses_is_no_clean_line(folder, processor):
+    """Each line is refused by training too, and by the same words where it is a field's fault."""
+    lines = [
+        line("Empty?", ""),
+        line("Answer?", "1", response=5),
+        line("Answer?", "1", response=""),
+        line("Where <|image_pad|>?", "1"),
+        line("Not a number?", float("nan")),
+        line("Infinite?", float("inf")),
+        line("Neither?", None, response=None),
+        "[" * 200_000,
+        {"message": "[" * 200_000, "answer": "1"},
+        {"message": [{"role": "user", "content": "<|image_pad|>"}], "answer": "1"},
+    ]
+    kinds = ["label", "response", "response", "message", "answer", "answer", "answer", "json", "message", "message"]
+    for one, kind in zip(lines, kinds, strict=True):
+        path = folder.file("train.jsonl", line("Good?", "1"), one)
+        report = check_files([path], judge)
+        assert found(report) == [(kind, 2)]
+        store = ImageStore.from_options(Data(), processor.image_processor)
+        with pytest.raises(ValueError, match=r"train.jsonl:2: ") as error:
+            load_prompts([path], Data(), processor, store, lambda label: judge([label])[0][1])
+        assert kind == "message" or report.problems[0].reason in str(error.value)
+
+
+def test_huge_whole_numbers_and_ids_that_are_null(folder):
+    path = folder.file(
+        "train.jsonl", line("A?", 10**400, id=None), line("B?", "1", id=None), line("C?", "1", id="None")
+    )
+    assert check_files([path], judge).problems == []
+
+
 def test_repeated_questions_conflicts_and_ids(folder):
     one, same, other = (folder.picture(*pair) for pair in (("a.png", 1), ("b.png", 1), ("c.png", 2)))
     path = folder.file(
@@ -155,6 +188,28 @@ def test_overlap_with_test_files_of_any_layout(folder):
     assert found(report) == [("test_row", 1), ("test_row", 2), ("test_image", 2)]
 
 
+def test_every_picture_of_a_question_is_held_against_the_tests(folder):
+    for name, seed in (("new.png", 5), ("1.png", 1), ("2.png", 2)):
+        folder.picture(name, seed)
+    folder.picture("2-again.jpg", 2, "JPEG", quality=60, scale=0.7)
+    train = folder.file(
+        "train.jsonl", line("Which?", "1", "new.png", "1.png"), line("And now?", "2", "new.png", "2-again.jpg")
+    )
+    test = folder.file("test.jsonl", line("Test", "1", "1.png"), line("Another", "1", "2.png"))
+    assert found(check_files([train], judge, [test])) == [("test_image", 1), ("test_look_alike", 2)]
+
+
+def test_an_image_root_is_not_that_of_test_files(folder, tmp_path):
+    for name in ("ours", "theirs"):
+        (tmp_path / name).mkdir()
+    folder.picture("ours/0.png", 0)
+    folder.picture("theirs/0.png", 1)
+    train = folder.file("train.jsonl", line("Q?", "1", "0.png"))
+    for test in (line("T?", "1", "0.png"), {"question": "T?", "image": "0.png"}):
+        report = check_files([train], judge, [folder.file("theirs/test.jsonl", test)], image_root=tmp_path / "ours")
+        assert report.problems == [] and report.tests == {"questions": 1, "images": 1}
+
+
 def test_an_image_root_replaces_the_files_folder(folder, tmp_path):
     (tmp_path / "pictures").mkdir()
     folder.picture("pictures/0.png", 0)
@@ -182,6 +237,18 @@ def test_look_alikes_survive_encoding_and_scaling_and_nothing_else(monkeypatch):
     monkeypatch.setattr("megatron_eureka.data.fingerprint.ROWS_AT_ONCE", 2)
     assert look_alikes([1 << 60, 7, (1 << 90) - 1, 3], [3]) == [(0, 0, 3), (1, 0, 1), (3, 0, 0)]
     assert look_alikes([0b1111], [0b1110, 0b0, 0b10000111 << 192], max_distance=8) == [(0, 0, 1), (0, 2, 8)]
+
+
+def test_black_drawings_on_nothing_look_like_what_is_seen():
+    """As it is often saved: black everywhere, and the drawing in the transparency alone."""
+    hashes = []
+    for seed in (1, 2):
+        ink = triangle(seed).convert("L").point(lambda level: 255 - level)
+        drawing = Image.new("RGBA", ink.size, "black")
+        drawing.putalpha(ink)
+        hashes.append(fingerprint(encoded(drawing)).shape_hash)
+    seen = [fingerprint(encoded(triangle(seed))).shape_hash for seed in (1, 2)]
+    assert {(row, column) for row, column, _ in look_alikes(hashes, seen)} == {(0, 0), (1, 1)}
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,8 @@ def test_the_page_names_every_column_and_kind():
     for names in NAMES.values():
         assert all(f"`{name}`" in PAGE for name in names)
     sources = "".join(
-        (ROOT / "megatron_eureka" / "data" / f"{name}.py").read_text("utf-8") for name in ("check", "items", "convert")
+        (ROOT / "megatron_eureka" / "data" / f"{name}.py").read_text("utf-8")
+        for name in ("check", "items", "records", "convert")
     )
     kinds = set(re.findall(r"(?:Problem|BadRow)\(\s*\"(\w+)\"", sources)) - {
         "row",

@@ -120,6 +120,13 @@ BAD = [
     ("bad_label", line(answer=None), "string or a number"),
     ("bad_label", line(answer=["3"]), "string or a number"),
     ("bad_label", line(answer=True), "string or a number"),
+    ("bad_label", line(answer=float("nan")), "string or a number, got nan"),
+    ("bad_label", line(answer=float("-inf")), "string or a number, got -inf"),
+    ("bad_label", line(answer=None, response=None), "string or a number"),
+    ("bad_line", line(response=5), "response must be a text, got 5"),
+    ("bad_line", line(response=""), "response must be a text"),
+    ("bad_line", "[" * 200_000, "not valid JSON"),
+    ("bad_line", line(message="[" * 200_000), "no JSON"),
     ("bad_label", line(answer="?"), "cannot be verified"),
 ]
 
@@ -157,6 +164,11 @@ def test_labels_are_checked_once_each_and_numbers_become_text(folder, processor)
     loaded = load(folder, processor, line(), line(answer=8), line(answer=0.5), check_label=seen.append)
     assert [prompt.answer for prompt in loaded.prompts] == ["8", "8", "0.5"]
     assert seen == ["8", "0.5"]
+
+
+def test_an_id_that_is_null_is_none(folder, processor):
+    prompts = load(folder, processor, line(id=None), line(id=0)).prompts
+    assert [prompt.id for prompt in prompts] == [prompts[0].place, "0"]
 
 
 def test_missing_files_and_blank_lines(folder, processor):
