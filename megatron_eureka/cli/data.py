@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from megatron_eureka.config.schema import Data, Reward
+from megatron_eureka.config.schema import ANSWER_PROMPT, Data, Reward
 from megatron_eureka.log import setup_logging
 from megatron_eureka.rewards.pool import VerifierPool
 
@@ -65,12 +65,12 @@ def convert(
     limit: Annotated[int, typer.Option(help="Stop after so many rows; 0: all.")] = 0,
 ) -> None:
     """Convert rows."""
-    from megatron_eureka.data.convert import SYSTEM, Columns, Conversion
+    from megatron_eureka.data.convert import Columns, Conversion
     from megatron_eureka.data.convert import convert as convert_files
 
     setup_logging()
     folder = images or out.parent / "images"
-    turn = SYSTEM if system is None else system
+    turn = ANSWER_PROMPT if system is None else system
     try:
         counts = convert_files(files, Conversion(out, folder, Columns(id, question, answer, image), turn, limit))
     except OSError as error:
@@ -84,7 +84,9 @@ def check(
     files: Annotated[list[Path], typer.Argument(help="Training JSONL.")],
     against: Annotated[list[Path] | None, typer.Option(help="Test file, in any layout; may be repeated.")] = None,
     model: Annotated[Path | None, typer.Option(help="Model folder: measure prompts in tokens too.")] = None,
-    image_root: Annotated[Path | None, typer.Option(help="Folder of relative picture paths; default: FILE's.")] = None,
+    image_root: Annotated[
+        Path | None, typer.Option(help="Folder of FILES' relative paths; default: their own.")
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="File for the whole report.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that try to parse the labels.")] = 2,
 ) -> None:

@@ -10,17 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from megatron_eureka.config.schema import ANSWER_PROMPT
 from megatron_eureka.data.images import resolve
 from megatron_eureka.data.messages import parse_messages
-from megatron_eureka.data.rows import BadRow, picture_bytes, read_rows, save_picture
+from megatron_eureka.data.records import BadRow, label_text
+from megatron_eureka.data.rows import picture_bytes, read_rows, save_picture
 from megatron_eureka.log import logger, progress
 
 PLACEHOLDER = "<image>"
-SYSTEM = (
-    "Think about the question step by step first, then give the final answer. Put the thinking between <think> and "
-    "</think> and the answer between <answer> and </answer>, mathematics in LaTeX between $ signs: "
-    "<think> ... </think><answer> $...$ </answer>"
-)
 MAX_NAMED = 20  # rows left out that are named one by one
 # Names that public sets give to a column, in the order they are looked for: MMK12, Geometry3K, MathVista.
 NAMES = {
@@ -54,7 +51,7 @@ class Conversion:
     out: Path  # JSONL file to write
     images: Path  # folder for the pictures
     columns: Columns = Columns()
-    system: str = SYSTEM  # system turn of every prompt; empty: none. Rows of chat turns keep their own.
+    system: str = ANSWER_PROMPT  # system turn of every prompt; empty: none. Rows of chat turns keep their own.
     limit: int = 0  # rows written at most; 0: all
 
 
@@ -163,12 +160,10 @@ def picture_values(row: dict, columns: Columns) -> list:
 
 
 def _answer(row: dict, columns: Columns) -> str:
-    answer = columns.get(row, "answer")
-    if isinstance(answer, int | float) and not isinstance(answer, bool):
-        answer = str(answer)
-    if not isinstance(answer, str) or not answer.strip():
+    answer = label_text(columns.get(row, "answer"))
+    if answer is None or not answer.strip():
         wanted = columns.answer or "/".join(NAMES["answer"])
-        raise BadRow("answer", f"no text or number under {wanted!r}; the row has {sorted(row)}")
+        raise BadRow("answer", f"no text or finite number under {wanted!r}; the row has {sorted(row)}")
     return answer.strip()
 
 

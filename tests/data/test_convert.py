@@ -6,9 +6,10 @@ import json
 import pyarrow
 import pyarrow.parquet
 import pytest
+from PIL import Image
 
-from megatron_eureka.config.schema import Data
-from megatron_eureka.data.convert import SYSTEM, Columns, Conversion, convert
+from megatron_eureka.config.schema import ANSWER_PROMPT, Data
+from megatron_eureka.data.convert import Columns, Conversion, convert
 from megatron_eureka.data.images import ImageStore
 from megatron_eureka.data.prompts import load_prompts
 from megatron_eureka.log import logger
@@ -23,7 +24,7 @@ def run(out, *inputs, **options):
 
 def content_of(line: str) -> list:
     system, user = json.loads(json.loads(line)["message"])
-    assert (system["role"], user["role"], system["content"]) == ("system", "user", SYSTEM)
+    assert (system["role"], user["role"], system["content"]) == ("system", "user", ANSWER_PROMPT)
     return user["content"]
 
 
@@ -41,6 +42,7 @@ def test_every_form_of_a_picture_is_taken_and_bad_rows_are_named(tmp_path, proce
         "no row",
         {"id": 0, "question": "Id 0?", "answer": 0.5},
         {"id": "h", "question": "Half a pair \ud83d?", "answer": "1"},
+        {"id": "i", "question": "Not a number", "answer": float("nan")},
     ]
     source, out = tmp_path / "rows.json", tmp_path / "out" / "train.jsonl"
     source.write_text(json.dumps(rows))
@@ -49,8 +51,8 @@ def test_every_form_of_a_picture_is_taken_and_bad_rows_are_named(tmp_path, proce
         counts = run(out, source)
     finally:
         logger.removeHandler(caplog.handler)
-    assert counts == {"written": 4, "picture": 2, "question": 1, "answer": 1, "row": 1, "text": 1}
-    assert all(f"left out: rows.json:{number}: " in caplog.text for number in (3, 4, 5, 6, 7, 9))
+    assert counts == {"written": 4, "picture": 2, "question": 1, "answer": 2, "row": 1, "text": 1}
+    assert all(f"left out: rows.json:{number}: " in caplog.text for number in (3, 4, 5, 6, 7, 9, 10))
 
     lines = out.read_text().splitlines()
     blue, green = (part["image"] for part in content_of(lines[0]) if part["type"] == "image")
@@ -115,6 +117,17 @@ def test_chat_turns_pass_through_with_their_pictures(tmp_path):
         assert (out.parent / turn["content"][0]["image"]).read_bytes() == ONE
 
 
+def test_small_pictures_in_base64_are_no_names_of_files(tmp_path):
+    """Under 1024 characters a text may be a path; a name of more than 255 is none, and asking for it is an error."""
+    text = base64.b64encode(encoded(Image.new("RGB", (400, 400)))).decode()
+    assert max(map(len, text.split("/"))) > 255 and len(text) < 1024
+    source, out = tmp_path / "rows.json", tmp_path / "train.jsonl"
+    source.write_text(json.dumps([{"question": "Q", "answer": "1", "image": text}]))
+    assert run(out, source) == {"written": 1}
+    picture, _ = content_of(out.read_text())
+    assert (tmp_path / picture["image"]).read_bytes() == base64.b64decode(text)
+
+
 def test_columns_limit_and_system_turn(tmp_path):
     source, out = tmp_path / "rows.jsonl", tmp_path / "train.jsonl"
     source.write_text('{"text": "1?", "gold": "1"}\n{"text": "2?", "gold": "2"}\n{"text": "3?", "gold": "3"}\n')
@@ -128,6 +141,9 @@ def test_columns_limit_and_system_turn(tmp_path):
     ("name", "content", "says"),
     [
         ("rows.json", "{", "not valid JSON"),
+        ("rows.json", "[" * 200_000, "rows.json: not valid JSON"),
+        ("rows.jsonl", "[" * 200_000, "rows.jsonl:1: not valid JSON"),
+        ("rows.jsonl", json.dumps({"message": "[" * 200_000, "answer": "1"}), "{'message': 1}"),
         ("rows.json", "{}", "expected a list of rows"),
         ("rows.parquet", "PAR1", "not readable as parquet"),
         ("rows.csv", "a,b", "Give .parquet, .json or .jsonl"),
