@@ -55,7 +55,8 @@ class Ahead:
     def _drain(self) -> None:
         while True:
             with self._lock:
-                pairs, self._waiting = list(dict.fromkeys(self._waiting)), []
+                pairs = [pair for pair in dict.fromkeys(self._waiting) if pair not in self._scores]
+                self._waiting = []
                 if not pairs:
                     self._work = None
                     return

@@ -36,6 +36,29 @@ def test_pairs_that_come_during_work_are_the_next_list(slow):
     ahead.close()
 
 
+def test_what_is_done_or_under_way_is_not_scored_again():
+    given, started, go = [], threading.Event(), threading.Event()
+
+    def score(pairs):
+        given.append(list(pairs))
+        started.set()
+        assert go.wait(timeout=30)
+        return [1.0] * len(pairs)
+
+    ahead = Ahead(score)
+    ahead.add(("a", ""))
+    assert started.wait(timeout=30)
+    ahead.add(("a", ""))  # while it is scored
+    go.set()
+    ahead._work.result(timeout=30)
+    for text in ("a", "b"):  # behind it
+        ahead.add((text, ""))
+    assert ahead.take() == {("a", ""): 1.0, ("b", ""): 1.0} and given == [[("a", "")], [("b", "")]]
+    ahead.add(("a", ""))  # of the next batch
+    assert ahead.take() == {("a", ""): 1.0} and len(given) == 3
+    ahead.close()
+
+
 def test_what_scoring_raised_comes_out_where_the_scores_are_taken():
     def fails(pairs):
         raise RuntimeError("no processes")
