@@ -1,7 +1,8 @@
-"""Rewards from an HTTP service: a batch in one POST, JSON in and out; what fails scores 0 and never stops a run."""
+"""Rewards from an HTTP service: a batch in one POST, JSON in and out; what fails scores 0 and stops no run."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 
@@ -20,7 +21,7 @@ class RewardService:
 
     Args:
         url: where to POST.
-        timeout_s: limit of one request, the reply included.
+        timeout_s: limit of one request as a whole, from the connection to the reply's last byte.
         retries: further requests after one that failed.
         counters: "timeouts" and "errors" count the samples that scored nothing here.
 
@@ -33,14 +34,16 @@ class RewardService:
             raise ValueError(f"reward.services: {url!r} is no http address such as http://127.0.0.1:8000/score.")
         self.url, self.counters = url, counters
         self._timeout_s, self._retries = timeout_s, retries
-        self._client = httpx.Client(timeout=timeout_s)
-        self._known: tuple[str, ...] = ()  # components of the last good reply: they are 0 where the service fails
+        # A loop of its own, for only a task can be ended at any point: httpx's limits are those of each read.
+        self._runner = asyncio.Runner()
+        self._client = httpx.AsyncClient(timeout=None)
+        self._known: tuple[str, ...] | None = None  # components of the last good reply: 0 where the service fails
 
     def score(self, prompts: list[str], responses: list[str], labels: list[str]) -> list[dict[str, float]]:
         """Components of each sample.
 
         Raises:
-            ValueError: a reply in JSON of a wrong form, which no retry mends.
+            ValueError: JSON of a wrong form from a service that never gave the right one; later it is a failure.
         """
         if not responses:
             return []
@@ -57,36 +60,46 @@ class RewardService:
                     break
         self.counters[reason.counter] += len(responses)
         logger.warning("%d samples score 0: reward service %s: %s", len(responses), self.url, reason)
-        return [dict.fromkeys(self._known, 0.0) for _ in responses]
+        return [dict.fromkeys(self._known or (), 0.0) for _ in responses]
 
     def close(self) -> None:
         """Close the connections."""
-        self._client.close()
+        self._runner.run(self._client.aclose())
+        self._runner.close()
 
     def _post(self, body: bytes) -> object:
-        """The reply's JSON, within the time limit as a whole: httpx's own limit is that of each read."""
-        deadline = time.monotonic() + self._timeout_s
-        reply = bytearray()
-        headers = {"Content-Type": "application/json"}
+        """The reply's JSON."""
         try:
-            with self._client.stream("POST", self.url, content=body, headers=headers) as response:
-                _check_status(response.status_code)
-                for chunk in response.iter_bytes():
-                    reply += chunk
-                    if time.monotonic() > deadline:
-                        raise httpx.ReadTimeout("the reply did not end")
-                    if len(reply) > MAX_REPLY_BYTES:
-                        raise _Failure(f"the reply exceeds {MAX_REPLY_BYTES} bytes", may_pass=False)
-            return json.loads(reply)
-        except httpx.TimeoutException as error:
+            reply = self._runner.run(self._fetch(body))
+        except TimeoutError as error:
             raise _Failure(f"no reply within {self._timeout_s} s", "timeouts") from error
         except httpx.HTTPError as error:
             raise _Failure(f"{type(error).__name__}: {error}") from error
+        try:
+            return json.loads(reply)
         except (ValueError, RecursionError) as error:
-            raise _Failure(f"the reply is no JSON: {bytes(reply[:80])!r}") from error
+            raise _Failure(f"the reply is no JSON: {reply[:80]!r}") from error
+
+    async def _fetch(self, body: bytes) -> bytes:
+        """The reply's body; TimeoutError where it is not complete in time."""
+        reply = bytearray()
+        headers = {"Content-Type": "application/json"}
+        async with asyncio.timeout(self._timeout_s):
+            async with self._client.stream("POST", self.url, content=body, headers=headers) as response:
+                _check_status(response.status_code)
+                async for chunk in response.aiter_bytes():
+                    reply += chunk
+                    if len(reply) > MAX_REPLY_BYTES:
+                        raise _Failure(f"the reply exceeds {MAX_REPLY_BYTES} bytes", may_pass=False)
+        return bytes(reply)
 
     def _by_sample(self, result: object, num_samples: int) -> list[dict[str, float]]:
-        check_components(result, num_samples, f"reward service {self.url}")
+        try:
+            check_components(result, num_samples, f"reward service {self.url}")
+        except ValueError as error:
+            if self._known is None:
+                raise
+            raise _Failure(str(error)) from error
         self._known = tuple(result)
         scores = by_sample(result, num_samples)
         lacking = sum(len(score) < len(result) for score in scores)

@@ -46,6 +46,11 @@ class Handler(BaseHTTPRequestHandler):
             self.server.stop.wait(60)
             return
         self.send_response(status)
+        if body == "drip":  # each line in time, the headers never
+            while not self.server.stop.wait(0.1):
+                self.send_header("X-More", "x")
+                self.flush_headers()
+            return
         self.end_headers()
         if body == "trickle":  # each byte in time, the reply never
             while not self.server.stop.wait(0.1):
@@ -107,7 +112,7 @@ def test_what_does_not_pass_scores_nothing_and_is_counted(serve, reply, retries,
     assert len(server.requests) == requests
 
 
-@pytest.mark.parametrize("how", ["hang", "trickle"])
+@pytest.mark.parametrize("how", ["hang", "trickle", "drip"])
 def test_a_service_that_hangs_ends_in_time(serve, how):
     server = serve((200, how))
     start = time.monotonic()
@@ -134,6 +139,23 @@ def test_nobody_there():
 def test_wrong_forms_are_refused(serve, body, part):
     with pytest.raises(ValueError, match=part):
         call(serve((200, body)).url)
+
+
+@pytest.mark.parametrize("body", [b'{"detail": "overloaded"}', b'["overloaded"]', b'{"kind": [1.0]}'])
+def test_a_wrong_form_behind_a_good_reply_is_a_failure(serve, body):
+    server, counters = serve((200, GOOD), (200, body), (200, GOOD), (200, body)), {"timeouts": 0, "errors": 0}
+    caller = RewardService(server.url, 5.0, 1, counters)
+    good = [{"kind": 1.0}, {"kind": 0.5}]
+    assert [caller.score(*BATCH) for _ in range(2)] == [good, good]  # the second one at its second request
+    assert counters["errors"] == 0 and len(server.requests) == 3
+    assert caller.score(*BATCH) == [{"kind": 0.0}, {"kind": 0.0}]
+    assert counters == {"timeouts": 0, "errors": 2} and len(server.requests) == 5
+    caller.close()
+
+
+def test_a_wrong_form_is_refused_until_there_was_a_good_reply(serve):
+    with pytest.raises(ValueError, match="float of 'a'"):
+        call(serve((500, b""), (200, b'{"a": 1.0}')).url)
 
 
 def test_values_that_are_no_finite_numbers_score_nothing(serve):
