@@ -226,15 +226,15 @@ def _reward(config: Config) -> Iterator[str]:
             "reward.accuracy_weight and reward.format_weight are 0, and reward.functions and reward.services are "
             "empty: every reward would be 0. Give one of the four."
         )
-    if not reward.overlong.penalty:
-        return
-    if reward.overlong.buffer_tokens > longest:
+    if reward.overlong.penalty and reward.overlong.buffer_tokens > longest:
         yield (
             f"reward.overlong.buffer_tokens = {reward.overlong.buffer_tokens} exceeds rollout.max_response_tokens = "
             f"{longest}: every response would be punished. Use a buffer of {max(1, longest // 5)}, say."
         )
-    if config.algorithm.truncated == "penalise":
-        yield (
-            "algorithm.truncated = penalise sets all rewards of a response that was cut off to 0, so it would score "
-            "better than one that reward.overlong.penalty punishes. Set algorithm.truncated = keep, or no penalty."
-        )
+    for name, penalty in (("overlong", reward.overlong.penalty), ("repetition", reward.repetition.penalty)):
+        if penalty and config.algorithm.truncated == "penalise":
+            yield (
+                "algorithm.truncated = penalise sets all rewards of a response that was cut off to 0, so it would "
+                f"score better than one that reward.{name}.penalty punishes. Set algorithm.truncated = keep, or no "
+                "penalty."
+            )
