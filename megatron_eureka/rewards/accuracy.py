@@ -38,12 +38,21 @@ _CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]")
 _DELIMITER = re.compile(r"\$|\\[()\[\]]|\*\*")
 _MATH_MARKS = re.compile(r"[\\{}^_$]")
 _INEQUALITY = re.compile(r"[<>]|\\[lg]eq?(?:slant|q)?\b")
-# The number that math-verify would find is one of two, or denied.
-_NO_COMMITMENT = re.compile(r"\d\S{0,20}\s+or\s+\S{0,3}\d|\b(?:not|between)\s+\S{0,3}\d", re.IGNORECASE)
+# The number that math-verify would find is denied, or one of two: 5, or perhaps 6. No words of it start a conclusion.
+_DENIED = re.compile(r"\b(?:not|between)\s+\S{0,3}\d", re.IGNORECASE)
+_HEDGE = re.compile(
+    r"\d\S{0,20}(?:\s+[^\W\d]{1,15}){0,2}\s+[(\[]?or\b,?(?!\s+(?:more|less|fewer|greater|larger|smaller|equivalently)\b)"
+    r"(?:\s+(?!(?:so|hence|thus|therefore)\b)[^\s\d.:;!?]{1,15}){0,5}\s+\S{0,3}\d",
+    re.IGNORECASE,
+)
+_HEDGED_FORMULA = re.compile(r"[(\[]\s*or\b", re.IGNORECASE)
 # What stands behind the last of these is the result of a sentence.
 _LEAD = re.compile(r".*(?:\b(?:is|are|equals?)\b:?|[是为]|(?<=[^\W\d]):)(.*)", re.DOTALL | re.IGNORECASE)
 _ARTICLE = re.compile(r"(?:a|an|the)\s+")
-_YES_OR_NO = frozenset(["yes", "no", "true", "false"])
+_OPPOSITE = {
+    word: re.compile(rf"\b{opposite}\b")
+    for word, opposite in (("yes", "no"), ("no", "yes"), ("true", "false"), ("false", "true"))
+}
 _SEPARATOR = re.compile(r"\s*(?:,|;|\band\b)\s*")
 _ASSIGNMENT = re.compile(r"([A-Za-z](?:_\{?\w+\}?)?)\s*=\s*([^=,]+)")
 
@@ -99,8 +108,8 @@ def _same_text(candidate: str, label: str) -> bool:
     answer, gold = _normalise(boxed[-1] if len(boxed) == 1 else candidate), _normalise(label)
     if not answer or answer == gold:
         return bool(answer)
-    if gold in _YES_OR_NO and answer.startswith((f"{gold},", f"{gold}.", f"{gold}:", f"{gold};")):
-        return True
+    if gold in _OPPOSITE and answer.startswith((f"{gold},", f"{gold}.", f"{gold}:", f"{gold};")):
+        return not _OPPOSITE[gold].search(answer)
     tail = _tail(answer)
     return bool(tail) and _is_words(label) and _ARTICLE.sub("", tail, count=1) == _ARTICLE.sub("", gold, count=1)
 
@@ -127,16 +136,22 @@ def _same_math(candidate: str, label: str) -> bool:
     if formula is None and not has_box:
         formula = _formula(_tail(candidate))
     if formula:
+        if _HEDGED_FORMULA.search(formula):
+            return False
         found = parse(f"${formula}$", [LatexExtractionConfig()], parsing_timeout=None)
         if any(isinstance(item, Basic) for item in found):
             return _equal(_parse_gold(label), found) or _same_assignments(formula, label)
         if _INEQUALITY.search(formula) and not _INEQUALITY.search(to_latex(label)):
             return False  # math-verify would find the number in it
-    elif not has_box and len(candidate) <= MAX_SENTENCE_CHARACTERS and _NO_COMMITMENT.search(candidate):
+    elif not has_box and len(candidate) <= MAX_SENTENCE_CHARACTERS and _undecided(candidate):
         return False
     text = _CJK.sub(r" \g<0> ", candidate)  # it takes a number only behind a blank
     found = parse(text, [LatexExtractionConfig(), ExprExtractionConfig()], parsing_timeout=None)
     return _equal(_parse_gold(label), found)
+
+
+def _undecided(sentence: str) -> bool:
+    return bool(_HEDGE.search(sentence) or _DENIED.search(sentence))
 
 
 def _equal(gold: list, found: list) -> bool:
