@@ -33,7 +33,8 @@ Examples:
 """
 
 Arguments = Annotated[
-    list[str] | None, typer.Argument(metavar="[CONFIG] [section.option=value]...", help="YAML file, and options or files over it.")
+    list[str] | None,
+    typer.Argument(metavar="[CONFIG] [section.option=value]...", help="YAML file, and options or files over it."),
 ]
 ModelFolder = Annotated[Path | None, typer.Option("--model", help="Hugging Face folder or Megatron checkpoint.")]
 Compare = Annotated[
