@@ -14,6 +14,7 @@ import pytest
 
 from megatron_eureka.cli import main
 from megatron_eureka.data.convert import NAMES
+from megatron_eureka.log import logger
 from tests.data.pictures import encoded, triangle
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -63,6 +64,8 @@ def folder(tmp_path_factory):
 def run(folder, monkeypatch, capsys):
     """A command line -> (exit code, standard output, standard error), in this process: torch takes seconds."""
     monkeypatch.chdir(folder)
+    for name, value in {"handlers": [], "propagate": True, "level": logger.level}.items():  # set up by every command
+        monkeypatch.setattr(logger, name, value)
 
     def call(command):
         words = [path for word in shlex.split(command) for path in (sorted(glob.glob(word)) or [word])]
