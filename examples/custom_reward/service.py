@@ -3,9 +3,10 @@
     python examples/custom_reward/service.py --port 8009
     megatron-eureka train configs/digits/grpo.yaml "reward.services=[http://127.0.0.1:8009/score]"
 
-A request is {"prompts": [...], "responses": [...], "labels": [...]}, a batch of samples; the reply is
-{component: [a number a sample]}, added to the total and logged as `reward/COMPONENT/mean`. Requests that fail or take
-longer than `reward.service_timeout_s` are repeated `reward.service_retries` times; then the samples score 0 here.
+A request is {"prompts": [...], "responses": [...], "labels": [...]}, the responses to one prompt, which stands once a
+response; the reply is {component: [a number a sample]}, added to the total and logged as `reward/COMPONENT/mean`.
+Requests come while other prompts are generated, `reward.service_concurrency` at a time. Those that fail or take longer
+than `reward.service_timeout_s` are repeated `reward.service_retries` times; then the samples score 0 here.
 
 It listens on this machine alone. One for other machines needs --host, and a network whose every member may use it.
 """

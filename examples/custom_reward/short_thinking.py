@@ -1,8 +1,9 @@
 """A reward of your own: name this file in `reward.functions` and its components join the total.
 
-A function gets a whole batch and returns a list of numbers for each component that it names; the components are
-logged as `reward/NAME/mean`. It runs in a process of its own, `reward.function_timeout_s` at most for a batch. If it
-raises or takes longer, it is called again for each sample alone, and those that fail again score nothing.
+A function gets the responses to one prompt (which stands once a response, as the label does) and returns a list of
+numbers for each component that it names; the components are logged as `reward/NAME/mean`. It runs in a process of its
+own while other prompts are generated, `reward.function_timeout_s` at most for a call. If it raises or takes longer, it
+is called again for each sample alone, and those that fail again score nothing.
 """
 
 import re

@@ -99,12 +99,13 @@ class Reward(Section):
     workers: PositiveInt = Field(2, description="Verifier processes a node.")
     functions: list[str] = Field([], description="User rewards, `path/to/file.py:name`, added to the total.")
     function_timeout_s: PositiveFloat = Field(
-        60.0, description="Time limit of one call of a user reward (a whole batch), seconds."
+        60.0, description="Time limit of one call of a user reward (the responses to one prompt), seconds."
     )
     services: list[str] = Field([], description="HTTP reward services, `http://...`, added to the total.")
     service_timeout_s: PositiveFloat = Field(
-        60.0, description="Time limit of one request to a service (a whole batch), seconds."
+        60.0, description="Time limit of one request to a service (the responses to one prompt), seconds."
     )
+    service_concurrency: PositiveInt = Field(8, description="Requests to a service at a time, by each engine.")
     service_retries: NonNegativeInt = Field(3, description="Further requests, with growing pauses, after a failed one.")
     shuffle: bool = Field(False, description="Control experiment: permute the rewards over the whole batch.")
     overlong: Overlong = Overlong()

@@ -42,18 +42,6 @@ class Question:
     prompt: Prompt | None  # None: none could be made
 
 
-class NoRewards:
-    """Scores nothing: answers are scored when all are there."""
-
-    def begin(self, response: str, label: str) -> None:
-        """Nothing to begin with."""
-
-    def score(
-        self, prompts: list[str], responses: list[str], labels: list[str], num_tokens: list[int]
-    ) -> list[dict[str, float]]:
-        return [{} for _ in responses]
-
-
 def generate(config: Config, model: Path, folder: Path) -> None:
     """Answer everything in `evaluation.benchmarks` that `folder` has no answer to; called on every rank of the job.
 
@@ -99,7 +87,7 @@ def ask(
         for question in asked
     ]
     prompts = [question.prompt for question in asked]
-    results = sample_groups(engine, NoRewards(), store, prompts, seeds, options, skip_broken=True) if asked else []
+    results = sample_groups(engine, None, store, prompts, seeds, options, skip_broken=True) if asked else []
     found = {question.id: _response(question.id, result) for question, result in zip(asked, results, strict=True)}
     return [found.get(question.id) or Response(question.id, (), (), UNREADABLE) for question in questions]
 

@@ -1,10 +1,28 @@
-"""What users' rewards return, {component: [a number a sample]}, checked and turned into one mapping a sample."""
+"""What users' rewards get, a batch of samples, and what they return: {component: [a number a sample]}."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 RESERVED = ("accuracy", "format", "overlong", "repetition", "total")
+
+Components = dict[str, float]  # of one sample
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one call is about; in a run the responses to one prompt, which then stands once a response."""
+
+    prompts: list[str]
+    responses: list[str]
+    labels: list[str]
+
+    def samples(self) -> Iterator[Batch]:
+        """Each sample as a batch of its own."""
+        for prompt, response, label in zip(self.prompts, self.responses, self.labels, strict=True):
+            yield Batch([prompt], [response], [label])
 
 
 def check_components(result: object, num_samples: int, name: str) -> None:
@@ -28,7 +46,7 @@ def check_components(result: object, num_samples: int, name: str) -> None:
             raise ValueError(f"{name} returned {got} of {component!r} for {num_samples} samples; give a list.")
 
 
-def by_sample(result: dict[str, list], num_samples: int) -> list[dict[str, float]]:
+def by_sample(result: dict[str, list], num_samples: int) -> list[Components]:
     """The finite numbers of each sample; a component without one is left out there."""
     return [
         {name: float(values[index]) for name, values in result.items() if _is_finite(values[index])}

@@ -61,13 +61,14 @@ class VerifierPool:
         self._lock = threading.Lock()
         self._workers: list[_Worker] = []
         self._pid = os.getpid()
+        self._closing = False
         self._finalizer = weakref.finalize(self, _stop_all, self._workers, self._pid)
 
     def run(self, calls: Sequence[tuple[str, tuple]]) -> list[Outcome]:
         """Call `function(*arguments)` for each (function, arguments), in any order; outcomes in the order of calls.
 
         Raises:
-            RuntimeError: the worker program does not start.
+            RuntimeError: the worker program does not start, or `close` was called meanwhile.
         """
         with self._lock:
             if self._pid != os.getpid():  # after a fork the parent's workers are not ours
@@ -75,6 +76,8 @@ class VerifierPool:
                 self._finalizer = weakref.finalize(self, _stop_all, self._workers, self._pid)
             job = _Job(calls)
             while job.waiting or any(worker.call is not None for worker in self._workers):
+                if self._closing:
+                    raise RuntimeError("The verifier processes were ended while they were at work.")
                 while len(self._workers) < min(self._num_workers, len(calls)):
                     self._workers.append(_Worker(self._verifier, self._memory_bytes))
                 for worker in self._workers:
@@ -85,9 +88,14 @@ class VerifierPool:
             return job.outcomes
 
     def close(self) -> None:
-        """End all workers. A later call starts new ones."""
+        """End all workers, also in the middle of a call of another thread. A later call starts new ones."""
+        self._closing = True
+        if self._pid == os.getpid():  # a call under way sees them end, and gives the lock back
+            for worker in list(self._workers):
+                worker.process.kill()
         with self._lock:
             _stop_all(self._workers, self._pid)
+            self._closing = False
 
     def pids(self) -> list[int]:
         """Process ids of the running workers."""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from megatron_eureka.rewards.ahead import Ahead, Pair
+from megatron_eureka.rewards.batcher import Batcher
+from megatron_eureka.rewards.components import Batch, Components
 from megatron_eureka.rewards.format import score_format
 from megatron_eureka.rewards.overlong import score_overlong
 from megatron_eureka.rewards.pool import VerifierPool
@@ -16,6 +20,36 @@ from megatron_eureka.rewards.user import UserReward
 if TYPE_CHECKING:
     from megatron_eureka.config.schema import Reward
 
+Pair = tuple[str, str]  # response, label
+
+
+@dataclass(frozen=True)
+class PendingRewards:
+    """Rewards that are being made."""
+
+    accuracy: Future[list[float]]
+    ours: list[Components]
+    users: list[Future[list[Components]]]
+    options: Reward
+
+    def result(self) -> list[Components]:
+        """The rewards of each sample (`Scorer.submit`); waits for them.
+
+        Raises:
+            ValueError: a user's function or service returned something of a wrong form.
+            RuntimeError: the verifier does not start.
+        """
+        accuracies, users = self.accuracy.result(), [user.result() for user in self.users]
+        names = {name: 0.0 for user in users for sample in user for name in sample}
+        rewards = []
+        for index, (accuracy, ours) in enumerate(zip(accuracies, self.ours, strict=True)):
+            # a sample whose function raised lacks its components; they count 0
+            others = ours | names | {name: value for user in users for name, value in user[index].items()}
+            total = self.options.accuracy_weight * accuracy + self.options.format_weight * others["format"]
+            total += sum(value for name, value in others.items() if name != "format")
+            rewards.append({"accuracy": accuracy, **others, "total": total})
+        return rewards
+
 
 class Scorer:
     """Scores responses with the options of the `reward` section.
@@ -24,72 +58,68 @@ class Scorer:
         options: the section.
         max_response_tokens: the longest response that can be generated, where the over-long penalty is full.
 
-    `counters` counts verifications over the time limit ("timeouts") and samples whose scoring raised ("errors") since
-    the start; both score 0. Usable as a context manager; `close` ends the worker processes.
+    Usable as a context manager; `close` ends the processes and threads.
     """
 
     def __init__(self, options: Reward, max_response_tokens: int):
         self.options = options
         self._max_response_tokens = max_response_tokens
         self._pool = VerifierPool(options.workers, options.timeout_s)
-        self.counters = self._pool.counters
-        self._ahead = Ahead(self._verify)
-        limit = options.function_timeout_s
+        self._verifier = Batcher(self._verify)
         self._users: list[UserReward | RewardService] = [
-            UserReward(reference, limit, self.counters) for reference in options.functions
+            UserReward(reference, options.function_timeout_s) for reference in options.functions
         ]
         self._users += [
-            RewardService(url, options.service_timeout_s, options.service_retries, self.counters)
+            RewardService(url, options.service_timeout_s, options.service_retries, options.service_concurrency)
             for url in options.services
         ]
 
-    def begin(self, response: str, label: str) -> None:
-        """Start verifying an answer that `score` will be asked for, beside whatever the caller does until then."""
-        self._ahead.add((response, label))
+    @property
+    def counters(self) -> dict[str, int]:
+        """Samples since the start of which a verification or a user's reward ran out of time ("timeouts") or failed
+        ("errors"); both score 0."""
+        counted = Counter(self._pool.counters)
+        for user in self._users:
+            counted.update(user.counters)
+        return dict(counted)
 
-    def score(
+    def submit(
         self, prompts: list[str], responses: list[str], labels: list[str], num_tokens: list[int] | None = None
-    ) -> list[dict[str, float]]:
-        """Rewards of each sample: accuracy (0 or 1), format (0 or 1), penalties that are on, the user's, and total.
+    ) -> PendingRewards:
+        """Start scoring samples, in a run the responses to one prompt, beside whatever the caller does until it asks
+        for the result. User functions and services get them as one batch.
 
         Args:
             num_tokens: [samples] lengths of the responses; the over-long penalty needs them.
 
-        total = accuracy_weight x accuracy + format_weight x format + the sum of all others.
-
-        Raises:
-            ValueError: a user's function or service returned something of a wrong form.
+        Returns:
+            whose `result()` has the rewards of each sample: accuracy (0 or 1), format (0 or 1), penalties that are on,
+            the user's, and total = accuracy_weight x accuracy + format_weight x format + the sum of all others.
         """
-        accuracy = self._accuracy(responses, labels)
-        users = [user.score(prompts, responses, labels) for user in self._users]
-        names = {name: 0.0 for user in users for sample in user for name in sample}
-        rewards = []
-        for index, response in enumerate(responses):
-            ours = {
-                "accuracy": accuracy[index],
-                "format": score_format(response, self.options.format_anchored, self.options.compat),
-            }
-            others = self._penalties(response, num_tokens[index] if num_tokens else None)
-            # a sample whose function raised lacks its components; they count 0
-            others |= names | {name: value for user in users for name, value in user[index].items()}
-            total = self.options.accuracy_weight * ours["accuracy"] + self.options.format_weight * ours["format"]
-            rewards.append({**ours, **others, "total": total + sum(others.values())})
-        return rewards
-
-    def _accuracy(self, responses: list[str], labels: list[str]) -> list[float]:
         pairs = list(zip(responses, labels, strict=True))
-        scores = self._ahead.take()
-        missing = [pair for pair in dict.fromkeys(pairs) if pair not in scores]  # samples of a group often agree
-        scores |= zip(missing, self._verify(missing), strict=True)
-        return [scores[pair] for pair in pairs]
+        batch = Batch(prompts, responses, labels)
+        users = [user.submit(batch) for user in self._users if responses]
+        ours = [self._ours(response, num_tokens[i] if num_tokens else None) for i, response in enumerate(responses)]
+        return PendingRewards(self._verifier.submit(pairs), ours, users, self.options)
 
-    def _verify(self, pairs: Sequence[Pair]) -> list[float]:
+    def score(
+        self, prompts: list[str], responses: list[str], labels: list[str], num_tokens: list[int] | None = None
+    ) -> list[Components]:
+        """`submit`, and wait for the result."""
+        return self.submit(prompts, responses, labels, num_tokens).result()
+
+    def _verify(self, batches: Sequence[Sequence[Pair]]) -> list[list[float]]:
+        """The accuracy of each pair of each batch; samples of a group often agree, and are verified once."""
+        pairs = list(dict.fromkeys(pair for batch in batches for pair in batch))
         outcomes = self._pool.run([("score_accuracy", (*pair, self.options.compat)) for pair in pairs])
-        return [outcome.value if outcome.status == "ok" else 0.0 for outcome in outcomes]
+        scores = [outcome.value if outcome.status == "ok" else 0.0 for outcome in outcomes]
+        found = dict(zip(pairs, scores, strict=True))
+        return [[found[pair] for pair in batch] for batch in batches]
 
-    def _penalties(self, response: str, num_tokens: int | None) -> dict[str, float]:
+    def _ours(self, response: str, num_tokens: int | None) -> Components:
+        """What takes no time: format and penalties."""
         overlong, repetition = self.options.overlong, self.options.repetition
-        found = {}
+        found = {"format": score_format(response, self.options.format_anchored, self.options.compat)}
         if overlong.penalty:
             assert num_tokens is not None, "the over-long penalty needs the lengths of the responses"
             limit = self._max_response_tokens
@@ -104,8 +134,8 @@ class Scorer:
         return outcome.value if outcome.status == "ok" else f"the label {label!r} cannot be verified: {outcome.value}"
 
     def close(self) -> None:
-        """End the worker processes."""
-        for owner in (self._ahead, self._pool, *self._users):
+        """End the processes and threads, also in the middle of their work."""
+        for owner in (self._pool, self._verifier, *self._users):
             owner.close()
 
     def __enter__(self) -> Scorer:

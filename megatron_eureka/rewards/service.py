@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
+import threading
+from collections import Counter
+from concurrent.futures import Future
 
 import httpx
 
 from megatron_eureka.log import logger
-from megatron_eureka.rewards.components import by_sample, check_components
+from megatron_eureka.rewards.components import Batch, Components, by_sample, check_components
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 8.0  # before the first retry; doubled for each further one
+MAX_FAILED = 3
+MAX_LOGGED = 20
 MAX_REPLY_BYTES = 256 << 20
 RETRIED_STATUS = (408, 429)  # and all 5xx; another 4xx would be the same the next time
 
@@ -19,58 +23,99 @@ RETRIED_STATUS = (408, 429)  # and all 5xx; another 4xx would be the same the ne
 class RewardService:
     """The service at one address: {"prompts", "responses", "labels"} -> {component: [a number a sample]}.
 
+    Batches are sent as they come, some at a time. After MAX_FAILED of them in a row have failed with all their retries,
+    those that wait for their turn are not sent: a step shall not wait for a service that is not there.
+
     Args:
         url: where to POST.
         timeout_s: limit of one request as a whole, from the connection to the reply's last byte.
         retries: further requests after one that failed.
-        counters: "timeouts" and "errors" count the samples that scored nothing here.
+        concurrency: batches that are under way at a time.
+
+    `counters`: samples that scored nothing here, by "timeouts" and "errors". Close it to end its thread.
 
     Raises:
         ValueError: no http address.
     """
 
-    def __init__(self, url: str, timeout_s: float, retries: int, counters: dict[str, int]):
+    def __init__(self, url: str, timeout_s: float, retries: int, concurrency: int):
         if not url.startswith(("http://", "https://")) or not httpx.URL(url).host:
             raise ValueError(f"reward.services: {url!r} is no http address such as http://127.0.0.1:8000/score.")
-        self.url, self.counters = url, counters
+        self.url = url
+        self.counters: Counter[str] = Counter()
         self._timeout_s, self._retries = timeout_s, retries
-        # A loop of its own, for only a task can be ended at any point: httpx's limits are those of each read.
-        self._runner = asyncio.Runner()
-        self._client = httpx.AsyncClient(timeout=None)
+        self._places = asyncio.Semaphore(concurrency)
+        self._open = 0  # batches that wait or are under way
+        self._failed_in_a_row = 0  # of them, with all their retries
         self._known: tuple[str, ...] | None = None  # components of the last good reply: 0 where the service fails
+        # Limits as httpx has them are those of each read; here a task is ended as a whole.
+        self._client = httpx.AsyncClient(timeout=None, limits=httpx.Limits(max_connections=concurrency))
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="reward-service", daemon=True)
+        self._thread.start()
 
-    def score(self, prompts: list[str], responses: list[str], labels: list[str]) -> list[dict[str, float]]:
-        """Components of each sample.
+    def submit(self, batch: Batch) -> Future[list[Components]]:
+        """Ask about a batch beside whatever the caller does until it asks for the result.
 
-        Raises:
-            ValueError: JSON of a wrong form from a service that never gave the right one; later it is a failure.
+        Returns:
+            components of each sample. Raises ValueError for JSON of a wrong form from a service that never gave the
+            right one; later it is a failure.
         """
-        if not responses:
-            return []
+        return asyncio.run_coroutine_threadsafe(self._score(batch), self._loop)
+
+    def close(self) -> None:
+        """End what is under way, the connections and the thread."""
+        if self._thread.is_alive():
+            asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+
+    async def _end(self) -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._client.aclose()
+
+    async def _score(self, batch: Batch) -> list[Components]:
+        if not self._open:
+            self._failed_in_a_row = 0
+        self._open += 1
+        try:
+            async with self._places:
+                scores = await self._ask_patiently(batch)
+            self._failed_in_a_row = 0
+            return scores
+        except _Failure as failure:
+            self._failed_in_a_row += 1
+            self.counters[failure.counter] += len(batch.responses)
+            if self.counters.total() <= MAX_LOGGED * len(batch.responses):
+                logger.warning("%d samples score 0: reward service %s: %s", len(batch.responses), self.url, failure)
+            return [dict.fromkeys(self._known or (), 0.0) for _ in batch.responses]
+        finally:
+            self._open -= 1
+
+    async def _ask_patiently(self, batch: Batch) -> list[Components]:
         # ASCII, for the lone surrogates that a tokenizer may produce have no UTF-8.
-        body = json.dumps({"prompts": prompts, "responses": responses, "labels": labels}).encode("ascii")
+        body = json.dumps(vars(batch)).encode("ascii")
         for attempt in range(self._retries + 1):
-            if attempt:
-                time.sleep(min(FIRST_PAUSE_S * 2 ** (attempt - 1), LONGEST_PAUSE_S))
+            if self._failed_in_a_row >= MAX_FAILED:
+                raise _Failure("asked no more, for it keeps on failing")
             try:
-                return self._by_sample(self._post(body), len(responses))
+                return self._by_sample(await self._ask(body), len(batch.responses))
             except _Failure as failure:
                 reason = failure
                 if not failure.may_pass:
                     break
-        self.counters[reason.counter] += len(responses)
-        logger.warning("%d samples score 0: reward service %s: %s", len(responses), self.url, reason)
-        return [dict.fromkeys(self._known or (), 0.0) for _ in responses]
+            if attempt < self._retries:
+                await asyncio.sleep(min(FIRST_PAUSE_S * 2**attempt, LONGEST_PAUSE_S))
+        raise reason
 
-    def close(self) -> None:
-        """Close the connections."""
-        self._runner.run(self._client.aclose())
-        self._runner.close()
-
-    def _post(self, body: bytes) -> object:
+    async def _ask(self, body: bytes) -> object:
         """The reply's JSON."""
         try:
-            reply = self._runner.run(self._fetch(body))
+            reply = await self._fetch(body)
         except TimeoutError as error:
             raise _Failure(f"no reply within {self._timeout_s} s", "timeouts") from error
         except httpx.HTTPError as error:

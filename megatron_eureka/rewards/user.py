@@ -1,68 +1,88 @@
-"""Rewards that users bring: functions of a Python file, called with a whole batch in a process that can be killed."""
+"""Rewards that users bring: functions of a Python file, called with a batch in a process that can be killed."""
 
 from __future__ import annotations
 
 import ast
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import Future
 from pathlib import Path
 
 from megatron_eureka.log import logger
-from megatron_eureka.rewards.components import by_sample, check_components
-from megatron_eureka.rewards.pool import Outcome, VerifierPool
+from megatron_eureka.rewards.batcher import Batcher
+from megatron_eureka.rewards.components import Batch, Components, by_sample, check_components
+from megatron_eureka.rewards.pool import MAX_LOGGED, Outcome, VerifierPool
 
-MAX_TIMEOUTS = 3  # of single samples, after which the rest of a batch is not tried
+MAX_TIMEOUTS = 3  # of single samples, after which nothing that waits is tried
 
 
 class UserReward:
     """The function behind `path/to/file.py:name`: (prompts, responses, labels) -> {component: [a number a sample]}.
 
     A call that raises or runs past its time is repeated sample by sample; the samples that fail again score nothing
-    for this function and are counted. Close it, or use the scorer that owns it, to end its process.
+    for this function and are counted, and so do those that wait behind a function that keeps on hanging.
+
+    Args:
+        reference: `path/to/file.py:name`.
+        timeout_s: limit of a call.
+
+    `counters`: samples that scored nothing, by "timeouts" and "errors". Close it to end its process and thread.
 
     Raises:
         ValueError: the reference has another form, the file cannot be read, or the function is missing.
     """
 
-    def __init__(self, reference: str, timeout_s: float, counters: dict[str, int]):
+    def __init__(self, reference: str, timeout_s: float):
         file, colon, self.name = reference.rpartition(":")
         if not colon or not file.endswith(".py"):
             raise ValueError(f"reward.functions: {reference!r} is not of the form path/to/file.py:name.")
         _check_defines(Path(file), self.name)
-        self.counters = counters
+        self.counters: Counter[str] = Counter()
         self._pool = VerifierPool(1, timeout_s, Path(file).resolve(), memory_bytes=0)
+        self._batcher = Batcher(self._score_all)
+        self._timeouts = 0  # of single samples among the batches at hand
 
-    def score(self, prompts: list[str], responses: list[str], labels: list[str]) -> list[dict[str, float]]:
-        """Components of each sample; empty for those on which the function failed.
+    def submit(self, batch: Batch) -> Future[list[Components]]:
+        """Call the function with a batch beside whatever the caller does until it asks for the result.
 
-        Raises:
-            ValueError: a result of a wrong form, which no retry mends.
+        Returns:
+            components of each sample; empty for those on which the function failed. Raises ValueError for a result of
+            a wrong form, which no retry mends.
         """
-        if not responses:
-            return []
-        (outcome,) = self._call(prompts, responses, labels)
-        if outcome.status == "ok":
-            return self._by_sample(outcome.value, len(responses))
-        scores, timeouts = [], 0
-        for sample in zip(prompts, responses, labels, strict=True):
-            outcome = Outcome("timeout") if timeouts == MAX_TIMEOUTS else self._call(*([text] for text in sample))[0]
-            timeouts += outcome.status == "timeout" and timeouts < MAX_TIMEOUTS
-            scores += self._by_sample(outcome.value, 1) if outcome.status == "ok" else [self._failed(outcome)]
-        return scores
+        return self._batcher.submit(batch)
 
     def close(self) -> None:
-        """End the worker process."""
+        """End the process, also in the middle of a call, and the thread."""
         self._pool.close()
+        self._batcher.close()
 
-    def _call(self, prompts: list[str], responses: list[str], labels: list[str]) -> list[Outcome]:
-        return self._pool.run([(self.name, (prompts, responses, labels))])
+    def _score_all(self, batches: Sequence[Batch]) -> list[list[Components]]:
+        self._timeouts = 0
+        return [self._score(batch) for batch in batches]
 
-    def _failed(self, outcome: Outcome) -> dict[str, float]:
+    def _score(self, batch: Batch) -> list[Components]:
+        outcome = self._call(batch)
+        if outcome.status == "ok":
+            return self._by_sample(outcome.value, len(batch.responses))
+        return [score for sample in batch.samples() for score in self._score_alone(sample)]
+
+    def _score_alone(self, sample: Batch) -> list[Components]:
+        outcome = self._call(sample)
+        if outcome.status == "ok":
+            return self._by_sample(outcome.value, 1)
+        self._timeouts += outcome.status == "timeout"
         self.counters["timeouts" if outcome.status == "timeout" else "errors"] += 1
-        logger.warning(
-            "Reward function %s failed and the sample scores 0: %s", self.name, outcome.value or "time limit"
-        )
-        return {}
+        if self.counters.total() <= MAX_LOGGED:
+            logger.warning("Reward function %s failed and the sample scores 0: %s", self.name, outcome.value)
+        return [{}]
 
-    def _by_sample(self, result: object, num_samples: int) -> list[dict[str, float]]:
+    def _call(self, batch: Batch) -> Outcome:
+        if self._timeouts >= MAX_TIMEOUTS:
+            return Outcome("timeout", "not tried, for it kept on hanging")
+        (outcome,) = self._pool.run([(self.name, (batch.prompts, batch.responses, batch.labels))])
+        return outcome
+
+    def _by_sample(self, result: object, num_samples: int) -> list[Components]:
         check_components(result, num_samples, self.name)
         scores = by_sample(result, num_samples)
         for score in scores:

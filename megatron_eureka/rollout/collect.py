@@ -23,14 +23,16 @@ from megatron_eureka.types import Group, Prompt, Sample
 Timer = Callable[[str], AbstractContextManager]
 
 
+class Pending(Protocol):
+    """Rewards that are being made."""
+
+    def result(self) -> list[dict[str, float]]: ...
+
+
 class Scores(Protocol):
-    """What scores responses (`rewards.Scorer`)."""
+    """What scores the responses to a prompt (`rewards.Scorer`)."""
 
-    def begin(self, response: str, label: str) -> None: ...
-
-    def score(
-        self, prompts: list[str], responses: list[str], labels: list[str], num_tokens: list[int]
-    ) -> list[dict[str, float]]: ...
+    def submit(self, prompts: list[str], responses: list[str], labels: list[str], num_tokens: list[int]) -> Pending: ...
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Collected:
 
 def sample_groups(
     engine: Engine,
-    scorer: Scores,
+    scorer: Scores | None,
     store: ImageStore,
     prompts: Sequence[Prompt],
     seeds: Sequence[tuple[int, ...]],
@@ -54,7 +56,10 @@ def sample_groups(
 ) -> list[Group | Refusal]:
     """Responses to all prompts, each engine generating and scoring its share; a collective over the whole job.
 
+    A prompt's responses are scored when the last of them is there, beside the generation of others.
+
     Args:
+        scorer: None: the samples get no rewards.
         prompts: the same list on every rank.
         seeds: for each prompt one seed a response.
         timer: times what is under it, by name: "rollout" and "reward".
@@ -67,19 +72,24 @@ def sample_groups(
         ValueError: a picture is broken, with file and line of its prompt, unless `skip_broken`.
     """
     mine = range(engine.engine_index, len(prompts), engine.num_engines)
-    requests = [_request(prompts[i], store, seeds[i], skip_broken) for i in mine]
+    requests = {i: _request(prompts[i], store, seeds[i], skip_broken) for i in mine}
+    asked = {i: request for i, request in requests.items() if not isinstance(request, Refusal)}
+    order, pending = list(asked), {}
     leads = dist.get_rank() % (dist.get_world_size() // engine.num_engines) == 0
-    begin = lambda prompt, sample: scorer.begin(sample.text, prompt.answer)
-    with timer("rollout"):  # answers are verified beside it
-        asked = [request for request in requests if not isinstance(request, Refusal)]
-        generated = iter(engine.generate(asked, sampling, begin if leads else None))
-    outputs = [request if isinstance(request, Refusal) else next(generated) for request in requests]
-    with timer("reward"):  # the slowest engine's share of the waiting is in here
-        found: dict[int, tuple[Sample, ...] | Refusal] | None = None
-        if leads:  # the other ranks of the engine have drawn the same tokens
-            found = dict(zip(mine, _scored(scorer, [prompts[i] for i in mine], outputs), strict=True))
+
+    def submit(place: int, samples: tuple[Sample, ...]) -> None:
+        pending[order[place]] = _submit(scorer, prompts[order[place]], samples)
+
+    with timer("rollout"):  # the other ranks of the engine draw the same tokens
+        generated = engine.generate(list(asked.values()), sampling, submit if leads and scorer else None)
+    outputs = {**requests, **dict(zip(order, generated, strict=True))}
+    with timer("reward"):  # of the last ones; the slowest engine's share of the waiting is in here
+        for i, rewards in pending.items():
+            outputs[i] = tuple(
+                replace(sample, rewards=found) for sample, found in zip(outputs[i], rewards.result(), strict=True)
+            )
         shares: list[dict[int, tuple[Sample, ...] | Refusal] | None] = [None] * dist.get_world_size()
-        dist.all_gather_object(shares, found)
+        dist.all_gather_object(shares, outputs if leads else None)
     merged = {index: result for share in shares if share for index, result in share.items()}
     results = [merged[index] for index in range(len(prompts))]
     return [
@@ -97,22 +107,10 @@ def _request(prompt: Prompt, store: ImageStore, seeds: tuple[int, ...], skip_bro
         raise ValueError(f"{prompt.place}: {error} (data.on_error = skip leaves such prompts out)") from error
 
 
-def _scored(
-    scorer: Scores, prompts: list[Prompt], outputs: list[tuple[Sample, ...] | Refusal]
-) -> list[tuple[Sample, ...] | Refusal]:
-    flat = [
-        (prompt, sample)
-        for prompt, output in zip(prompts, outputs, strict=True)
-        if not isinstance(output, Refusal)
-        for sample in output
-    ]
-    texts = [_question(prompt) for prompt, _ in flat]
-    responses, labels = [sample.text for _, sample in flat], [prompt.answer for prompt, _ in flat]
-    rewards = iter(scorer.score(texts, responses, labels, [len(sample.token_ids) for _, sample in flat]))
-    return [
-        output if isinstance(output, Refusal) else tuple(replace(sample, rewards=next(rewards)) for sample in output)
-        for output in outputs
-    ]
+def _submit(scorer: Scores, prompt: Prompt, samples: tuple[Sample, ...]) -> Pending:
+    texts, labels = [_question(prompt)] * len(samples), [prompt.answer] * len(samples)
+    lengths = [len(sample.token_ids) for sample in samples]
+    return scorer.submit(texts, [sample.text for sample in samples], labels, lengths)
 
 
 def _question(prompt: Prompt) -> str:

@@ -23,7 +23,7 @@ from megatron_eureka.rollout.isolation import set_environment, torch_state_kept
 from megatron_eureka.rollout.options import EngineOptions
 from megatron_eureka.rollout.protocol import GenerateRequest, Refusal, SamplingOptions, WeightSource
 from megatron_eureka.rollout.suppress import stop_token_ids, suppressed_token_ids
-from megatron_eureka.types import Prompt, Sample
+from megatron_eureka.types import Sample
 from megatron_eureka.weights import hf_tensors
 
 set_environment(on_cpu=not torch.cuda.is_available())
@@ -65,7 +65,7 @@ class ColocatedEngine:
         self,
         requests: Sequence[GenerateRequest],
         sampling: SamplingOptions,
-        on_sample: Callable[[Prompt, Sample], None] | None = None,
+        on_samples: Callable[[int, tuple[Sample, ...]], None] | None = None,
     ) -> list[tuple[Sample, ...] | Refusal]:
         """For each request its samples, one a seed, in order; or why it was refused.
 
@@ -81,35 +81,39 @@ class ColocatedEngine:
                 f"Engine {self.engine_index} (rank {self._rank}) has no usable weights: no update has finished since "
                 "it started empty or since one failed. Update its weights completely before generating."
             )
-        refusals = [self._refuse(request, sampling) for request in requests]
-        asked = [request for request, refusal in zip(requests, refusals, strict=True) if refusal is None]
-        draws = [(request, seed) for request in asked for seed in request.seeds]
-        outputs: dict[int, RequestOutput] = {}
+        results: dict[int, tuple[Sample, ...] | Refusal] = {
+            place: refusal
+            for place, request in enumerate(requests)
+            if (refusal := self._refuse(request, sampling)) is not None
+        }
+        asked = {place: request for place, request in enumerate(requests) if place not in results}
         with self._vllm("failed to generate"):
-            for place, output in progress(self._finished(draws, sampling), "generating", len(draws)):
-                outputs[place] = output
-                if on_sample is not None:
-                    on_sample(draws[place][0].prompt, self._sample(output.outputs[0]))
-        in_order = (outputs[place] for place in range(len(draws)))
-        return [
-            refusal or self._samples(request, [next(in_order) for _ in request.seeds])
-            for request, refusal in zip(requests, refusals, strict=True)
-        ]
+            for place, outputs in progress(self._finished(asked, sampling), "generating", len(asked)):
+                results[place] = result = self._samples(asked[place], outputs)
+                if on_samples is not None and not isinstance(result, Refusal):
+                    on_samples(place, result)
+        return [results[place] for place in range(len(requests))]
 
     def _finished(
-        self, draws: Sequence[tuple[GenerateRequest, int]], sampling: SamplingOptions
-    ) -> Iterator[tuple[int, RequestOutput]]:
-        """(place, output) of each draw when it is done; `LLM.generate` tells of all together only."""
-        if not draws:
+        self, asked: dict[int, GenerateRequest], sampling: SamplingOptions
+    ) -> Iterator[tuple[int, list[RequestOutput]]]:
+        """(place, its outputs, one a seed) when the last of them is done; `LLM.generate` tells of all together."""
+        if not asked:
             return
-        prompts = [_vllm_prompt(request) for request, _ in draws]
-        parameters = [self._parameters(sampling, seed) for _, seed in draws]
+        draws = [(place, index) for place, request in asked.items() for index in range(len(request.seeds))]
+        prompts = [_vllm_prompt(asked[place]) for place, _ in draws]
+        parameters = [self._parameters(sampling, asked[place].seeds[index]) for place, index in draws]
         names = self._llm.enqueue(prompts, parameters, use_tqdm=False)  # "7-1f03c2aa" of what comes out as "7"
-        places = {name.partition("-")[0]: place for place, name in enumerate(names)}
+        draw_of = {name.partition("-")[0]: draw for name, draw in zip(names, draws, strict=True)}
+        outputs: dict[int, dict[int, RequestOutput]] = {place: {} for place in asked}
         while self._llm.llm_engine.has_unfinished_requests():
             for output in self._llm.llm_engine.step():
                 if output.finished:
-                    yield places[output.request_id], output
+                    place, index = draw_of[output.request_id]
+                    outputs[place][index] = output
+                    if len(outputs[place]) == len(asked[place].seeds):
+                        done = outputs.pop(place)
+                        yield place, [done[index] for index in range(len(done))]
 
     def update_weights(self, source: WeightSource, version: int | None = None) -> None:
         """Take the trainer's weights, all ranks of the job together.

@@ -78,12 +78,13 @@ class Engine(Protocol):
         self,
         requests: Sequence[GenerateRequest],
         sampling: SamplingOptions,
-        on_sample: Callable[[Prompt, Sample], None] | None = None,
+        on_samples: Callable[[int, tuple[Sample, ...]], None] | None = None,
     ) -> list[tuple[Sample, ...] | Refusal]:
         """For each request its samples, one a seed, in order; or why it was refused.
 
         Args:
-            on_sample: told of each sample when it is finished, while others are being generated; it shall not wait.
+            on_samples: told of each request that was not refused, by its place in `requests`, when its last sample is
+                finished and others are being generated; it shall not wait.
         """
         ...
 

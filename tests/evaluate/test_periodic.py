@@ -25,7 +25,7 @@ class ThreeSayer:
         self.engine_index, self.num_engines = engine_index, num_engines
         self.asked: list = []
 
-    def generate(self, requests, sampling, on_sample=None):
+    def generate(self, requests, sampling, on_samples=None):
         self.asked += [(request.prompt.id, len(request.images), request.seeds) for request in requests]
         self.sampling = sampling
         texts = ["<answer>3</answer>", "so", "so", "so"]

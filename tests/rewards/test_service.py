@@ -15,6 +15,7 @@ import pytest
 
 from megatron_eureka.config.schema import Reward
 from megatron_eureka.rewards import service
+from megatron_eureka.rewards.components import Batch
 from megatron_eureka.rewards.scorer import Scorer
 from megatron_eureka.rewards.service import RewardService
 
@@ -82,12 +83,19 @@ def serve(monkeypatch):
 
 
 def call(url, timeout_s=5.0, retries=2):
-    counters = {"timeouts": 0, "errors": 0}
-    caller = RewardService(url, timeout_s, retries, counters)
+    caller = RewardService(url, timeout_s, retries, concurrency=2)
     try:
-        return caller.score(*BATCH), counters
+        return ask(caller), counted(caller)
     finally:
         caller.close()
+
+
+def ask(caller):
+    return caller.submit(Batch(*BATCH)).result(timeout=30)
+
+
+def counted(caller):
+    return {name: caller.counters[name] for name in ("timeouts", "errors")}
 
 
 def test_a_good_reply(serve):
@@ -143,13 +151,13 @@ def test_wrong_forms_are_refused(serve, body, part):
 
 @pytest.mark.parametrize("body", [b'{"detail": "overloaded"}', b'["overloaded"]', b'{"kind": [1.0]}'])
 def test_a_wrong_form_behind_a_good_reply_is_a_failure(serve, body):
-    server, counters = serve((200, GOOD), (200, body), (200, GOOD), (200, body)), {"timeouts": 0, "errors": 0}
-    caller = RewardService(server.url, 5.0, 1, counters)
+    server = serve((200, GOOD), (200, body), (200, GOOD), (200, body))
+    caller = RewardService(server.url, 5.0, 1, concurrency=2)
     good = [{"kind": 1.0}, {"kind": 0.5}]
-    assert [caller.score(*BATCH) for _ in range(2)] == [good, good]  # the second one at its second request
-    assert counters["errors"] == 0 and len(server.requests) == 3
-    assert caller.score(*BATCH) == [{"kind": 0.0}, {"kind": 0.0}]
-    assert counters == {"timeouts": 0, "errors": 2} and len(server.requests) == 5
+    assert [ask(caller) for _ in range(2)] == [good, good]  # the second one at its second request
+    assert caller.counters["errors"] == 0 and len(server.requests) == 3
+    assert ask(caller) == [{"kind": 0.0}, {"kind": 0.0}]
+    assert counted(caller) == {"timeouts": 0, "errors": 2} and len(server.requests) == 5
     caller.close()
 
 
@@ -162,6 +170,58 @@ def test_values_that_are_no_finite_numbers_score_nothing(serve):
     big = b"1" + b"0" * 400
     scores, counters = call(serve((200, b'{"a": [NaN, 1], "b": ["x", 2], "c": [' + big + b", 3]}")).url)
     assert scores == [{}, {"a": 1.0, "b": 2.0, "c": 3.0}] and counters["errors"] == 1
+
+
+def test_batches_are_sent_as_they_come_some_at_a_time(serve):
+    server = serve((200, "hang"), (200, "hang"), (200, GOOD))
+    caller = RewardService(server.url, 30.0, 0, concurrency=2)
+    futures = [caller.submit(Batch(*BATCH)) for _ in range(3)]
+    wait_until(lambda: len(server.requests) == 2)
+    time.sleep(0.2)
+    assert len(server.requests) == 2 and not any(future.done() for future in futures)  # the third one waits
+    server.stop.set()  # the two that hang end without a reply
+    assert futures[2].result(timeout=30) == [{"kind": 1.0}, {"kind": 0.5}]
+    assert not any(any(score.values()) for future in futures[:2] for score in future.result(timeout=30))
+    assert caller.counters["errors"] == 4
+    caller.close()
+
+
+def test_a_service_that_keeps_on_failing_is_left_alone_until_the_next_batches(serve):
+    server = serve(*[(500, b"")] * service.MAX_FAILED, (200, GOOD))
+    caller = RewardService(server.url, 5.0, 0, concurrency=1)
+    futures = [caller.submit(Batch(*BATCH)) for _ in range(service.MAX_FAILED + 3)]
+    assert [future.result(timeout=30) for future in futures] == [[{}, {}]] * len(futures)
+    assert len(server.requests) == service.MAX_FAILED and caller.counters["errors"] == 2 * len(futures)
+    assert ask(caller) == [{"kind": 1.0}, {"kind": 0.5}]
+    caller.close()
+
+
+def test_failures_with_successes_between_them_stop_nothing(serve):
+    replies = [(500, b""), (200, GOOD)] * (service.MAX_FAILED + 1)
+    server = serve(*replies)
+    caller = RewardService(server.url, 5.0, 0, concurrency=1)
+    futures = [caller.submit(Batch(*BATCH)) for _ in replies]
+    kinds = [future.result(timeout=30)[0].get("kind", 0.0) for future in futures]
+    assert kinds == [0.0, 1.0] * (service.MAX_FAILED + 1) and len(server.requests) == len(replies)
+    caller.close()
+
+
+def test_close_ends_what_is_under_way(serve):
+    server = serve((200, "hang"))
+    caller = RewardService(server.url, 60.0, 3, concurrency=1)
+    futures = [caller.submit(Batch(*BATCH)) for _ in range(2)]
+    wait_until(lambda: server.requests)
+    start = time.monotonic()
+    caller.close()
+    caller.close()  # a second time does nothing
+    assert time.monotonic() - start < 10 and all(future.cancelled() for future in futures)
+
+
+def wait_until(reached):
+    deadline = time.monotonic() + 30
+    while not reached():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:80", "ftp://host/", "http://", "http:///score"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Future
 
 from megatron_eureka.rollout.protocol import GenerateRequest, Refusal, SamplingOptions
 from megatron_eureka.types import ImageKey, Prompt, Sample
@@ -53,14 +54,14 @@ class RecordingEngine:
         self,
         requests: Sequence[GenerateRequest],
         sampling: SamplingOptions,
-        on_sample: Callable[[Prompt, Sample], None] | None = None,
+        on_samples: Callable[[int, tuple[Sample, ...]], None] | None = None,
     ) -> list[tuple[Sample, ...] | Refusal]:
         self.calls.append(list(requests))
         self.sampling.append(sampling)
         answers = [self._answer(request) for request in requests]
-        for request, answer in zip(requests, answers, strict=True):
-            for sample in answer if on_sample is not None and not isinstance(answer, Refusal) else ():
-                on_sample(request.prompt, sample)
+        for place, answer in enumerate(answers):
+            if on_samples is not None and not isinstance(answer, Refusal):
+                on_samples(place, answer)
         return answers
 
     def _answer(self, request: GenerateRequest) -> tuple[Sample, ...] | Refusal:
@@ -82,19 +83,17 @@ class CountingScorer:
 
     def __init__(self):
         self.calls: list[tuple[list[str], list[str], list[str]]] = []
-        self.begun: list[tuple[str, str]] = []
         self.scored = 0
 
-    def begin(self, response: str, label: str) -> None:
-        self.begun.append((response, label))
-
-    def score(
+    def submit(
         self, prompts: list[str], responses: list[str], labels: list[str], num_tokens: list[int]
-    ) -> list[dict[str, float]]:
+    ) -> Future[list[dict[str, float]]]:
         self.calls.append((prompts, responses, labels))
         rewards = []
         for response, label in zip(responses, labels, strict=True):
             self.scored += 1
             right = float(int(response) < int(label))
             rewards.append({"accuracy": right, "format": 1.0, "total": right + self.scored / 1000})
-        return rewards
+        future: Future[list[dict[str, float]]] = Future()
+        future.set_result(rewards)
+        return future

@@ -75,12 +75,14 @@ def check_samples_and_refusals(engine, requests, result):
         assert sample.policy_version == 0
         assert len(sample.token_ids) == len(sample.engine_logprobs) <= TOKENS
         assert sample.truncated == (len(sample.token_ids) == TOKENS and sample.token_ids[-1] != END)
-    told = []
-    note = lambda prompt, sample: told.append((prompt.id, sample.token_ids))
-    again = engine.generate([requests[2], requests[0]], SamplingOptions(max_tokens=TOKENS), note)
-    named = zip((requests[2].prompt.id, requests[0].prompt.id), again, strict=True)
-    expected = [(name, sample.token_ids) for name, samples in named for sample in samples]
-    assert sorted(told) == sorted(expected)
+    told = {}
+    shuffled = [requests[3], requests[2], requests[1], requests[0]]
+    missing, again_image, miscounted, again_text = engine.generate(
+        shuffled, SamplingOptions(max_tokens=TOKENS), told.__setitem__
+    )
+    assert isinstance(missing, Refusal) and isinstance(miscounted, Refusal)
+    assert told == {1: again_image, 3: again_text}  # by place; nothing of the refused ones
+    again = [again_image, again_text]
     tokens = lambda samples: [sample.token_ids for sample in samples]
     assert [tokens(samples) for samples in again] == [tokens(image), tokens(text)]  # whatever else is in the batch
 
@@ -115,11 +117,11 @@ def check_stopping(engine, request):
     assert stopped.finish_reason == "stop" and not stopped.truncated
     assert stopped.text == whole.text[: whole.text.index(stop) + 3]
     assert stopped.token_ids == whole.token_ids[: len(stopped.token_ids)]
-    many = GenerateRequest(request.prompt, (), tuple(range(32)))
+    many = [GenerateRequest(request.prompt, (), (seed,)) for seed in range(32)]
     others_run = []
-    note = lambda prompt, sample: others_run.append(engine._llm.llm_engine.has_unfinished_requests())
-    (samples,) = engine.generate([many], SamplingOptions(max_tokens=200), note)
-    assert others_run[0] and not others_run[-1]  # each is told when it is done
+    note = lambda place, samples: others_run.append(engine._llm.llm_engine.has_unfinished_requests())
+    samples = [sample for (sample,) in engine.generate(many, SamplingOptions(max_tokens=200), note)]
+    assert len(others_run) == 32 and others_run[0] and not others_run[-1]  # each is told when it is done
     ended = [sample for sample in samples if sample.finish_reason == "stop"]
     assert ended  # 6,400 draws at one end token in some 350 tokens
     assert all(sample.token_ids[-1] == END and END not in sample.token_ids[:-1] for sample in ended)
