@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tools.bench import gpu_check, gpu_comparisons, gpu_timings
-from tools.bench.gpu_comparisons import CHECKPOINT, QUANTITIES, RATIO, compare, judge
+from tools.bench.gpu_comparisons import CHECKPOINT, QUANTITIES, RATIO, RL_PROGRAMS, compare, judge
 from tools.bench.gpu_variants import COMPARED, CPU_ROWS, CUDA_BF16, CUDA_FLASH, CUDA_TE_FLASH, TIMED, why_not
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,7 +22,8 @@ def results(value: float = 2.0) -> dict:
     programs = {}
     for quantity in QUANTITIES:
         programs.setdefault(quantity.program, {})[quantity.name] = torch.full((4,), value)
-    programs["grpo"]["first_ratio"] = torch.zeros(2)
+    for program in RL_PROGRAMS:
+        programs[program]["first_ratio"] = torch.zeros(2)
     programs["model"]["checkpoint"] = torch.tensor(0)
     return programs
 
@@ -80,8 +81,9 @@ def test_a_number_beyond_its_tolerance_fails_its_check_and_no_other(quantity):
         assert set(by_name.values()) == {"passed"}
 
 
-def test_a_ratio_that_is_not_one_fails():
-    checks = compare(CPU_ROWS, changed("grpo", "first_ratio", 1e-9), results(), None)
+@pytest.mark.parametrize("program", RL_PROGRAMS)
+def test_a_ratio_that_is_not_one_fails(program):
+    checks = compare(CPU_ROWS, changed(program, "first_ratio", 1e-9), results(), None)
     assert [check.name for check in checks if check.status == "failed"] == [f"{RATIO} [{CPU_ROWS.name}]"]
 
 
@@ -111,6 +113,12 @@ def test_what_is_no_number_fails_and_can_be_written(value):
     check = judge("x", value, 1.0, "because")
     assert check.status == "failed"
     json.dumps(check.to_dict(), allow_nan=False)
+
+
+def test_the_programs_are_those_that_are_compared():
+    from tools.bench.gpu_programs import ALGORITHMS, PROGRAMS
+
+    assert tuple(ALGORITHMS) == RL_PROGRAMS and set(PROGRAMS) == {quantity.program for quantity in QUANTITIES}
 
 
 def test_every_missing_part_is_named():

@@ -81,7 +81,14 @@ QUANTITIES = (
     Quantity("grpo", "entropies", max_abs, 5e-5, (0.005, 0.02)),
     Quantity("grpo", "ppo_kl", max_abs, 2e-5, (0.005, 0.02)),
     Quantity("grpo", "engine_kl", max_abs, 2e-5, (0.005, 0.05)),
+    Quantity("gspo", "losses", max_abs, 2e-5, (0.005, 0.1)),
+    Quantity("gspo", "grad_norms", max_rel, 2e-4, (0.02, 0.4)),
+    Quantity("gspo", "kl", norm_rel, 1e-4, (0.02, 0.3)),
+    Quantity("cispo", "losses", max_abs, 1e-4, (0.02, 0.6)),  # of terms as large as -A logp
+    Quantity("cispo", "grad_norms", max_rel, 2e-4, (0.02, 0.4)),
+    Quantity("cispo", "kl", norm_rel, 1e-4, (0.02, 0.3)),
 )
+RL_PROGRAMS = ("grpo", "gspo", "cispo")
 BF16_FACTOR = 3.0
 FP32_REASON = (
     "two correct fp32 programs that sum in another order (no TF32): at least ten times what two cuts of the batch "
@@ -92,7 +99,7 @@ BF16_REASON = (
     "machine's CPU{via}, both against fp32 on the CPU; not below {least:g} nor above {most:g}"
 )
 RATIO_REASON = "right after a rollout the ratio of new to old probabilities is 1, bitwise, under the same rows"
-RATIO = "grpo/first_ratio"
+RATIO = "/".join(RL_PROGRAMS) + "/first_ratio"
 CHECKPOINT_REASON = "parameters that differ after loading a converted checkpoint under this layer spec: none may"
 CHECKPOINT = "model/checkpoint"
 
@@ -105,7 +112,7 @@ def compare(variant: Variant, got: Results, reference: Results, yardstick: Resul
         yardstick: of bf16 on the CPU; needed for bf16 variants.
     """
     checks = [_compare_one(quantity, variant, got, reference, yardstick) for quantity in QUANTITIES]
-    deviation = float(got["grpo"]["first_ratio"].abs().max())
+    deviation = max(float(got[program]["first_ratio"].abs().max()) for program in RL_PROGRAMS)
     differing = float(got["model"]["checkpoint"])
     return [
         *checks,

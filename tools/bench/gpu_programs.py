@@ -1,4 +1,4 @@
-"""The programs of gpu_check, run by one process on one device: model, SFT steps, GRPO updates on recorded rollouts.
+"""The programs of gpu_check, run by one process on one device: model, SFT steps, RL updates on recorded rollouts.
 
     python tools/bench/gpu_programs.py '{"name": "cpu fp32", "device": "cpu", "dtype": "fp32", ...}' MODEL OUT.pt
 
@@ -14,7 +14,9 @@ import os
 import random
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -36,8 +38,9 @@ from megatron_eureka.parallel import groups  # noqa: E402
 from megatron_eureka.rl.correction import correction_metrics  # noqa: E402
 from megatron_eureka.rl.step_advantages import step_advantages  # noqa: E402
 from megatron_eureka.train.batch import cut_into_updates, make_rows, make_update  # noqa: E402
-from megatron_eureka.train.logprob_passes import old_logprobs  # noqa: E402
+from megatron_eureka.train.logprob_passes import kl_by_sample, logprobs_of, old_logprobs  # noqa: E402
 from megatron_eureka.train.policy import Policy, accumulate, build_policy  # noqa: E402
+from megatron_eureka.train.reference_policy import ReferencePolicy  # noqa: E402
 from megatron_eureka.train.run import start_job  # noqa: E402
 from megatron_eureka.train.sft import fit  # noqa: E402
 from megatron_eureka.train.update import update  # noqa: E402
@@ -49,6 +52,25 @@ GRIDS = ((1, 4, 8), (1, 8, 4), (1, 2, 4), (1, 8, 8))  # patches; a quarter as ma
 NUM_PROMPTS, NUM_SAMPLES = 6, 4
 SFT_STEPS, ROLLOUTS = 8, 2
 BANNED = (0, 1, 2, 3)  # recorded responses use none of them
+# Together all losses, the KL term in both places and the options that add something to them. GSPO's own bounds are so
+# narrow that all responses leave them at this learning rate, and the gradient would be that of the KL term alone.
+ALGORITHMS = {
+    "grpo": {},
+    "gspo": {
+        "loss": "gspo",
+        "gspo": {"clip_low": 0.1, "clip_high": 0.1},
+        "kl": {"coef": 0.02, "place": "loss", "estimator": "k3"},
+        "entropy_coef": 0.01,
+    },
+    "cispo": {
+        "loss": "cispo",
+        "advantage": "rloo",
+        "reduction": "token_mean",
+        "kl": {"coef": 0.02, "place": "reward", "estimator": "k1"},
+        "adora": {"enabled": True},
+        "correction": {"weights": "none"},
+    },
+}
 
 
 def recorded_groups(seed: int = 7) -> list[Group]:
@@ -88,11 +110,14 @@ def pixels(image: ImageKey) -> torch.Tensor:
     return torch.randn(time * height * width, 3 * 2 * 14 * 14, generator=generator)
 
 
-def policy_of(variant: Variant, folder: str, freeze_vision: bool, lr: float) -> Policy:
+def policy_of(
+    variant: Variant, folder: str, freeze_vision: bool, lr: float, algorithm: Mapping[str, object] | None = None
+) -> Policy:
     """A policy on one rank with this variant's settings."""
     options = {
         "model": {"path": folder, "spec": variant.spec, "freeze_vision": freeze_vision},
         "precision": {"dtype": variant.dtype},
+        "algorithm": algorithm or {},
         "rollout": {"temperature": 0.9},
         "train": {"max_tokens_per_microbatch": variant.row_tokens, "steps": SFT_STEPS, "logprob_chunk_tokens": 64},
         "optimizer": {"lr": lr, "schedule": "constant", "warmup_fraction": 0.0},
@@ -168,20 +193,34 @@ def run_sft(variant: Variant, folder: str) -> dict[str, torch.Tensor]:
     }
 
 
-def run_grpo(variant: Variant, folder: str) -> dict[str, torch.Tensor]:
+def run_rl(variant: Variant, folder: str, algorithm: Mapping[str, object]) -> dict[str, torch.Tensor]:
     """Rollouts of two updates each: old log-probs, then off-policy in the second update; the tower is frozen.
 
     Between rollouts the policy is off-loaded and restored, as it is while an engine generates.
     """
-    policy = policy_of(variant, folder, freeze_vision=True, lr=3e-4)
+    policy = policy_of(variant, folder, freeze_vision=True, lr=3e-4, algorithm=algorithm)
+    options = policy.config.algorithm
+    reference = ReferencePolicy(policy) if options.kl.coef else None
     recorded = [with_pictures(group, policy.info) for group in recorded_groups()]
-    old_all, metrics = [], []
+    old_all, metrics, penalties_all = [], [], []
     for _ in range(ROLLOUTS):
         chunks = cut_into_updates(recorded, NUM_PROMPTS * NUM_SAMPLES // 2)
         batches = [make_update(chunk, policy.config, policy) for chunk in chunks]
         policy.encoder.remember(image for batch in batches for row in batch.rows for image in row.images)
         passes = [old_logprobs(policy, batch) for batch in batches]
-        advantages = step_advantages(recorded, policy.config.algorithm).values.split(NUM_PROMPTS * NUM_SAMPLES // 2)
+        penalties = None
+        if reference is not None:
+            with reference.in_place():
+                passes = [
+                    replace(found, reference=logprobs_of(policy, batch))
+                    for found, batch in zip(passes, batches, strict=True)
+                ]
+            pairs = zip(batches, passes, strict=True)
+            penalties = options.kl.coef * torch.cat([kl_by_sample(policy, *pair) for pair in pairs])
+            penalties_all.append(penalties.cpu())
+        in_reward = reference is not None and options.kl.place == "reward"
+        advantages = step_advantages(recorded, options, penalties if in_reward else None).values
+        advantages = advantages.split(NUM_PROMPTS * NUM_SAMPLES // 2)
         for number, (batch, found) in enumerate(zip(batches, passes, strict=True)):
             samples = torch.cat([row.sample_index for row in batch.rows])
             order = torch.argsort(samples, stable=True)
@@ -191,7 +230,8 @@ def run_grpo(variant: Variant, folder: str) -> dict[str, torch.Tensor]:
         policy.offload()
         policy.restore()
     column = lambda name: torch.tensor([step[name] for step in metrics])
-    return {
+    kl_terms = {"kl": torch.cat(penalties_all)} if penalties_all else {}
+    return kl_terms | {
         "old_logprobs": torch.cat(old_all),
         "first_ratio": torch.tensor([metrics[0]["actor/log_ratio_max"], metrics[2]["actor/log_ratio_max"]]),
         "losses": column("actor/loss"),
@@ -202,7 +242,11 @@ def run_grpo(variant: Variant, folder: str) -> dict[str, torch.Tensor]:
     }
 
 
-PROGRAMS = {"model": run_model, "sft": run_sft, "grpo": run_grpo}
+PROGRAMS = {
+    "model": run_model,
+    "sft": run_sft,
+    **{name: partial(run_rl, algorithm=algorithm) for name, algorithm in ALGORITHMS.items()},
+}
 
 
 def prepare(variant: Variant) -> None:
