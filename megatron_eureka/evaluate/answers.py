@@ -1,24 +1,13 @@
-"""Texts of answers: what is decoration in them, and where one of several ends."""
+"""Texts of answers: what words are the same, and where one of several ends."""
 
 from __future__ import annotations
 
 import re
 
+from megatron_eureka.rewards.notation import DELIMITERS, plain, plain_forms
+
 MAX_PARTS = 32  # of one text; beyond, it is no list of answers
-_WRAPPERS = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mathit|operatorname|mbox)\s*\{([^{}]*)\}")
-_SPACES = re.compile(r"\\[,;:! ]|~|\\(?:quad|qquad)\b")
-_SIZES = re.compile(r"\\(?:left|right|displaystyle|bigl?|bigr)(?![a-zA-Z])")
-_DELIMITERS = re.compile(r"\\[()\[\]]|\$")
-_SIGNS = str.maketrans({"−": "-", "–": "-", "，": ",", "；": ";", "：": ":", "（": "(", "）": ")", "\u00a0": " "})
 _AND = re.compile(r"\s(?:and|or)\s|;|\n|\\text\s*\{\s*(?:and|or)\s*\}")
-
-
-def plain(text: str) -> str:
-    """The text without LaTeX's wrappers, delimiters, spacing and sizes, bold marks and a final full stop."""
-    text = _WRAPPERS.sub(r"\1", text.translate(_SIGNS)).replace("**", "")
-    text = _DELIMITERS.sub(" ", _SIZES.sub("", _SPACES.sub(" ", text)))
-    text = text.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
-    return " ".join(text.split()).strip(" ,;:").removesuffix(".").strip()
 
 
 def folded(text: str) -> str:
@@ -35,7 +24,7 @@ def split_answers(text: str) -> tuple[str, ...]:
 
     A text of more than MAX_PARTS parts is one answer.
     """
-    text = _AND.sub(",", _DELIMITERS.sub("", text.translate(_SIGNS)))
+    text = _AND.sub(",", DELIMITERS.sub("", plain_forms(text)))
     parts, depth, start = [], 0, 0
     for place, sign in enumerate(text):
         if sign in "([{":

@@ -6,8 +6,9 @@ import difflib
 import re
 from collections.abc import Sequence
 
-from megatron_eureka.evaluate.answers import folded, plain
-from megatron_eureka.evaluate.quantities import parse_quantity, same_quantity
+from megatron_eureka.evaluate.answers import folded
+from megatron_eureka.rewards.notation import plain
+from megatron_eureka.rewards.quantities import parse_quantity, same_quantity
 
 LETTERS = "ABCDEFGHIJ"
 SIMILAR = 0.85  # of difflib: a typing error in a word of seven letters

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from megatron_eureka.rewards.notation import boxed
+
 MAX_CHARS = 2000  # of an answer; what is longer is a text, and its end counts
 
 _PHRASE = re.compile(
@@ -12,7 +14,6 @@ _PHRASE = re.compile(
     r"|答案(?:是|为|：|:)",
     re.IGNORECASE,
 )
-_BOX = re.compile(r"\\(?:boxed|fbox)\s{0,4}\{")
 _SENTENCE_END = re.compile(r"\.(?=\s|$)|[。\n]")
 # Without a mark a letter may be a point of a figure; alone in a short last line it is an answer.
 _OPTION = re.compile(r"\(([A-J])\)|(?<![\w'])([A-J])(?=\s{0,4}[.):](?:\s|$))")
@@ -54,27 +55,6 @@ def extract(response: str, kind: str) -> Candidate:
     if tagged is None and "<think>" in response and "</think>" not in response:
         return Candidate("", "none")
     return _by_kind(text[-MAX_CHARS:], kind)
-
-
-def boxed(text: str) -> list[str]:
-    """The contents of all `\\boxed{...}` and `\\fbox{...}`, outermost ones, in order; unclosed ones do not count."""
-    found, at = [], 0
-    while (start := _next_box(text, at)) >= 0:
-        end, depth = start, 1
-        while end < len(text) and depth:
-            depth += {"{": 1, "}": -1}.get(text[end], 0)
-            end += 1
-        if depth:  # it would swallow the rest of the text
-            break
-        found.append(text[start : end - 1].strip())
-        at = end
-    return [content for content in found if content]
-
-
-def _next_box(text: str, at: int) -> int:
-    """Where the next box's content begins, or -1."""
-    found = _BOX.search(text, at)
-    return found.end() if found else -1
 
 
 def _tagged(response: str) -> str | None:

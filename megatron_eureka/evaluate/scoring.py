@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from megatron_eureka.evaluate.answers import folded, plain, split_answers
+from megatron_eureka.evaluate.answers import folded, split_answers
 from megatron_eureka.evaluate.choices import chosen_letter
 from megatron_eureka.evaluate.extraction import extract
 from megatron_eureka.evaluate.item import BenchmarkItem
-from megatron_eureka.evaluate.quantities import Quantity, only_quantity, parse_quantity, same_quantity, values_in
 from megatron_eureka.rewards import pool
+from megatron_eureka.rewards.notation import plain
+from megatron_eureka.rewards.quantities import Quantity, only_quantity, parse_quantity, same_quantity, values_in
 
 VERIFIER = Path(pool.__file__).with_name("benchmark_answers.py")
 MAX_SYMBOLIC_CHARS = 1000  # a longer answer is no formula

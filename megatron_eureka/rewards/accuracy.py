@@ -15,10 +15,11 @@ from sympy import Basic, Expr, FiniteSet, Interval, Union
 from sympy.core.relational import Relational
 from sympy.logic.boolalg import And, Or
 
-from megatron_eureka.rewards.choices import BOXED, TEXT_COMMAND, label_choices, label_run, named_choices
+from megatron_eureka.rewards.choices import TEXT_COMMAND, label_choices, label_run, named_choices
 from megatron_eureka.rewards.exact import compare_numbers
 from megatron_eureka.rewards.mm_eureka import score_mm_eureka
-from megatron_eureka.rewards.notation import plain_forms, to_latex
+from megatron_eureka.rewards.notation import boxed, plain_forms, to_latex
+from megatron_eureka.rewards.quantities import parse_quantity, same_quantity
 
 OPEN, CLOSE = "<answer>", "</answer>"
 MAX_ANSWER_CHARACTERS = 100_000  # longer ones are wrong: nobody could mark them, and parsers take minutes
@@ -104,14 +105,19 @@ def label_kind(label: str) -> str:
 
 
 def _same_text(candidate: str, label: str) -> bool:
-    boxed = BOXED.findall(candidate)
-    answer, gold = _normalise(boxed[-1] if len(boxed) == 1 else candidate), _normalise(label)
+    answer, gold = _normalise(_one_box(candidate) or candidate), _normalise(label)
     if not answer or answer == gold:
         return bool(answer)
     if gold in _OPPOSITE and answer.startswith((f"{gold},", f"{gold}.", f"{gold}:", f"{gold};")):
         return not _OPPOSITE[gold].search(answer)
     tail = _tail(answer)
     return bool(tail) and _is_words(label) and _ARTICLE.sub("", tail, count=1) == _ARTICLE.sub("", gold, count=1)
+
+
+def _one_box(text: str) -> str:
+    """The content of the only box; empty where there is none, or several."""
+    boxes = boxed(text)
+    return boxes[0] if len(boxes) == 1 else ""
 
 
 def _tail(text: str) -> str:
@@ -129,6 +135,8 @@ def _same_math(candidate: str, label: str) -> bool:
     if _is_words(label):
         return False
     verdict = compare_numbers(candidate, label)
+    if verdict is None:
+        verdict = _compare_units(candidate, label)
     if verdict is not None:
         return verdict
     formula = _formula(candidate)
@@ -148,6 +156,15 @@ def _same_math(candidate: str, label: str) -> bool:
     text = _CJK.sub(r" \g<0> ", candidate)  # it takes a number only behind a blank
     found = parse(text, [LatexExtractionConfig(), ExprExtractionConfig()], parsing_timeout=None)
     return _equal(_parse_gold(label), found)
+
+
+def _compare_units(candidate: str, label: str) -> bool | None:
+    """Whether two numbers with units are equal, for math-verify drops units; None where one of them has no unit."""
+    gold = parse_quantity(label)
+    if gold is None or gold.unit is None:
+        return None
+    found = parse_quantity(_one_box(candidate) or candidate) or parse_quantity(_tail(candidate))
+    return same_quantity(found, gold, "", 0.0) if found is not None and found.unit is not None else None
 
 
 def _undecided(sentence: str) -> bool:

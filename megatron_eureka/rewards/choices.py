@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 
+from megatron_eureka.rewards.notation import boxed
+
 TEXT_COMMAND = re.compile(r"\\(?:text|textbf|mathrm|mathbf|boxed|fbox)\s*\{([^{}]*)\}")
-BOXED = re.compile(r"\\boxed\s*\{([^{}]*)\}")
 
 _DECORATION = r"[\s$*()\[\].:,]*"
 _LONE_CHOICE = re.compile(rf"{_DECORATION}([A-Ja-j]){_DECORATION}")
@@ -44,8 +45,7 @@ def label_run(label: str) -> set[str]:
 
 def named_choices(answer: str) -> set[str]:
     """The option letters that an answer names, none for `A or B`; in a box, only those in the last one."""
-    boxed = BOXED.findall(answer)
-    text = TEXT_COMMAND.sub(r"\1", boxed[-1] if boxed else answer)
+    text = TEXT_COMMAND.sub(r"\1", [answer, *boxed(answer)][-1])
     lone = _LONE_CHOICE.fullmatch(text)
     if lone:
         return {lone.group(1).upper()}

@@ -1,4 +1,4 @@
-"""Signs outside of ASCII, as people and models type them, in the notation that math-verify reads."""
+"""Signs outside of ASCII, as people and models type them, in the notation that math-verify reads; and decoration."""
 
 from __future__ import annotations
 
@@ -22,6 +22,12 @@ _EXPONENT = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)[eE]([+-]?\d{1,3})(?!\w)")
 _BLANKS_OF_THOUSANDS = re.compile(r"-?\d{1,3}(?: \d{3})+")
 # math-verify drops units, but not these with an exponent. A last m^2 may be a variable.
 _SQUARE_UNIT = re.compile(r"(?<=[\d\s}])(mm|cm|dm|km)\s?\^\s?\{?[23]\}?$")
+_DASHES = str.maketrans("−–", "--")
+_WRAPPERS = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mathit|operatorname|mbox)\s*\{([^{}]*)\}")
+_SPACES = re.compile(r"\\[,;:! ]|~|\\(?:quad|qquad)\b")
+_SIZES = re.compile(r"\\(?:left|right|displaystyle|bigl?|bigr)(?![a-zA-Z])")
+_BOX = re.compile(r"\\(?:boxed|fbox)\s{0,4}\{")
+DELIMITERS = re.compile(r"\\[()\[\]]|\$")
 
 
 def plain_forms(text: str) -> str:
@@ -37,3 +43,32 @@ def to_latex(text: str) -> str:
     text = _ROOT.sub(r"\\sqrt{\1}", text).replace("√", r"\sqrt").translate(_TO_LATEX)
     text = text.replace(r"\varnothing", r"\emptyset").replace(r"\$", " ")
     return _SQUARE_UNIT.sub(r"\1", _EXPONENT.sub(r"\1\\times10^{\2}", text))
+
+
+def plain(text: str) -> str:
+    """The text without LaTeX's wrappers, delimiters, spacing and sizes, bold marks and a final full stop."""
+    text = _WRAPPERS.sub(r"\1", plain_forms(text).translate(_DASHES)).replace("**", "")
+    text = DELIMITERS.sub(" ", _SIZES.sub("", _SPACES.sub(" ", text)))
+    text = text.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
+    return " ".join(text.split()).strip(" ,;:").removesuffix(".").strip()
+
+
+def boxed(text: str) -> list[str]:
+    """The contents of all `\\boxed{...}` and `\\fbox{...}`, outermost ones, in order; unclosed ones do not count."""
+    found, at = [], 0
+    while (start := _next_box(text, at)) >= 0:
+        end, depth = start, 1
+        while end < len(text) and depth:
+            depth += {"{": 1, "}": -1}.get(text[end], 0)
+            end += 1
+        if depth:  # it would swallow the rest of the text
+            break
+        found.append(text[start : end - 1].strip())
+        at = end
+    return [content for content in found if content]
+
+
+def _next_box(text: str, at: int) -> int:
+    """Where the next box's content begins, or -1."""
+    found = _BOX.search(text, at)
+    return found.end() if found else -1

@@ -6,11 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megatron_eureka.evaluate.answers import folded, plain, split_answers
+from megatron_eureka.evaluate.answers import folded, split_answers
 from megatron_eureka.evaluate.choices import chosen_letter
-from megatron_eureka.evaluate.extraction import MAX_CHARS, boxed, extract
+from megatron_eureka.evaluate.extraction import MAX_CHARS, extract
 from megatron_eureka.evaluate.item import KINDS
-from megatron_eureka.evaluate.quantities import parse_quantity, parse_unit
+from megatron_eureka.rewards.notation import boxed, plain
+from megatron_eureka.rewards.quantities import parse_quantity, parse_unit
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 
-from megatron_eureka.evaluate.answers import plain
+from megatron_eureka.rewards.notation import plain
 
 MAX_CHARS = 120  # a longer text is no number with a unit
 MAX_SENTENCE_CHARS = 400
