@@ -20,6 +20,8 @@ from megatron_eureka.rl.filters import verdict
 from megatron_eureka.rollout.protocol import Engine, GenerateRequest, Refusal, SamplingOptions, sampling_seed
 from megatron_eureka.types import Group, Prompt, Sample
 
+REFILL_MARGIN = 1.25  # prompts drawn for a refill, over what the keep rate says: a third round costs another longest one
+
 Timer = Callable[[str], AbstractContextManager]
 
 
@@ -154,9 +156,10 @@ class Collector:
         counters: Counter[str] = Counter()
         kept, generated = self._fresh_surplus(counters), []
         for round_number in range(options.max_rounds):
-            if len(kept) >= wanted or (kept and round_number and not options.refill):
+            missing = wanted - len(kept)
+            if missing <= 0 or (kept and round_number and not options.refill):
                 break
-            groups = self._round(step, round_number, counters)
+            groups = self._round(step, round_number, self._num_prompts(missing, counters), counters)
             generated += groups
             kept += self._filtered(groups, counters)
         if not kept:
@@ -171,11 +174,22 @@ class Collector:
         counters["filter/stale"] = len(self.surplus) - len(fresh)
         return fresh
 
-    def _round(self, step: int, round_number: int, counters: Counter[str]) -> list[Group]:
+    def _num_prompts(self, missing: int, counters: Counter[str]) -> int:
+        """Prompts of a round: in the first one as many as are missing, later by the step's own keep rate.
+
+        Whole rounds would leave a surplus, which the next step trains on although an older policy drew it.
+        """
+        drawn, kept = counters["rollout/prompts"], counters["filter/kept"]
+        if not drawn:
+            return missing
+        most = self.config.rollout.prompts_per_step
+        return min(most, math.ceil(REFILL_MARGIN * missing * drawn / kept)) if kept else most
+
+    def _round(self, step: int, round_number: int, num_prompts: int, counters: Counter[str]) -> list[Group]:
         rollout, seed = self.config.rollout, self.config.train.seed
         # The place in the stream names a draw; a prompt's index would give two draws in one step the same seeds.
         first = self.stream.epoch * self.stream.num_prompts + self.stream.position
-        draws = list(enumerate(self.stream.take(rollout.prompts_per_step), first))
+        draws = list(enumerate(self.stream.take(num_prompts), first))
         seeds = [
             tuple(sampling_seed(seed, step, place, sample) for sample in range(rollout.samples_per_prompt))
             for place, _ in draws

@@ -22,7 +22,7 @@ from megatron_eureka.types import Group, MicroBatch
 # Of a step's collecting, by name.
 COUNTERS = (
     *("filter/kept", "filter/dropped_easy", "filter/dropped_hard", "filter/stale", "filter/buffer"),
-    *("rollout/refused", "rollout/rounds"),
+    *("rollout/prompts", "rollout/refused", "rollout/rounds"),
 )
 
 

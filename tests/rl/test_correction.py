@@ -107,3 +107,11 @@ def test_engine_and_trainer_agreeing_change_nothing():
     metrics = correction_metrics({name: float(value) for name, value in sums.items()})
     assert metrics["rollout_corr/kl"] == metrics["rollout_corr/k3_kl"] == metrics["rollout_corr/rejected_tokens"] == 0
     assert metrics["rollout_corr/ess"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("reject", ["token", "sequence", "geometric"])
+def test_the_bounds_of_a_rejection_belong_to_what_is_kept(reject):
+    same = torch.full((3,), -1.0)  # ratios of 1
+    for low, high in ((1.0, 2.0), (0.5, 1.0)):
+        options = Correction(weights="none", reject=reject, reject_low=low, reject_high=high)
+        assert correct(same, same, torch.tensor([0, 0, 1]), options).kept.all()

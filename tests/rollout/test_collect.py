@@ -142,13 +142,46 @@ def test_a_batch_is_filled_to_the_brim_and_what_is_left_starts_the_next():
         return [(ids(s.groups), ids(s.generated), s.counters) for s in steps], ids(collector.surplus)
 
     (first, second), surplus = on_one_rank(body)
-    # Rounds of three: p1 passes, then p3 p4 p5 pass, one more than there is room for.
-    counters = {"filter/stale": 0, "filter/kept": 4, "filter/dropped_hard": 1, "filter/dropped_easy": 1}
-    counters |= {"rollout/rounds": 2, "rollout/prompts": 6}
-    first_counters, second_counters = counters | {"filter/buffer": 1}, counters | {"filter/buffer": 2}
-    assert first == (["p1", "p3", "p4"], ["p0", "p1", "p2", "p3", "p4", "p5"], first_counters)
-    assert second == (["p5", "p1", "p3"], ["p0", "p1", "p2", "p3", "p4", "p5"], second_counters)
-    assert surplus == ["p4", "p5"]
+    # A round of three, of which p1 passes, then p3 p4 p5, which pass: one more than there is room for.
+    counters = {"filter/stale": 0, "filter/dropped_hard": 1, "filter/dropped_easy": 1, "filter/buffer": 1}
+    counters |= {"rollout/rounds": 2}
+    of_step = lambda kept, prompts: counters | {"filter/kept": kept, "rollout/prompts": prompts}
+    assert first == (["p1", "p3", "p4"], ["p0", "p1", "p2", "p3", "p4", "p5"], of_step(4, 6))
+    # Two are missing: p0 p1, then p2 p3 p4.
+    assert second == (["p5", "p1", "p3"], ["p0", "p1", "p2", "p3", "p4"], of_step(3, 5))
+    assert surplus == ["p4"]
+
+
+def test_rounds_draw_what_is_missing_by_the_steps_own_keep_rate():
+    def sizes(labels, wanted=8, **options):
+        def body():
+            collector = make_collector(labels, rollout={"prompts_per_step": wanted}, **options)
+            collector.collect(1)
+            return [len(call) for call in collector.engine.asked], len(collector.surplus)
+
+        return on_one_rank(body)
+
+    assert sizes([2] * 9) == ([8], 0)
+    # 6 of 8 pass: 2 are missing, so 1.25 x 2 x 8 / 6 = 3.3 are drawn
+    assert sizes([2] * 6 + [0] * 2 + [2] * 9) == ([8, 4], 2)
+    # 1 of 8, then 1 of 16: never more than a whole round, and then by all rounds of the step
+    assert sizes([2] + [0] * 14 + [2] * 9) == ([8, 8, 8], 2)
+    assert sizes([0] * 8 + [2] * 9) == ([8, 8], 0)  # nothing passed: a whole round again
+
+
+def test_a_refused_prompt_does_not_make_the_later_steps_train_on_what_an_older_policy_drew():
+    def body():
+        collector = make_collector(
+            [2] * 40, RecordingEngine(refused={"p3"}), rollout={"prompts_per_step": 16}, filter={"enabled": False}
+        )
+        ages = []
+        for step in range(1, 6):
+            collector.engine.policy_version = step - 1
+            ages.append(sum(step - 1 - group.policy_version for group in collector.collect(step).groups))
+        return ages
+
+    # p3 comes in the first and in the third step; a refill for it leaves one group over
+    assert on_one_rank(body) == [0, 1, 0, 1, 0]
 
 
 def test_the_filter_compares_counts_with_inclusive_bounds():
@@ -168,7 +201,7 @@ def test_without_the_filter_everything_is_trained_on():
 
 
 @pytest.mark.parametrize(
-    ("max_staleness", "version", "stale"), [(0, 0, 0), (0, 1, 2), (1, 1, 0), (1, 2, 2), (3, 3, 0), (3, 4, 2)]
+    ("max_staleness", "version", "stale"), [(0, 0, 0), (0, 1, 1), (1, 1, 0), (1, 2, 1), (3, 3, 0), (3, 4, 1)]
 )
 def test_surplus_of_too_old_a_policy_is_dropped_and_counted(max_staleness, version, stale):
     def body():
@@ -181,11 +214,10 @@ def test_surplus_of_too_old_a_policy_is_dropped_and_counted(max_staleness, versi
 
     counters, waiting, second = on_one_rank(body)
     assert counters["filter/stale"] == 0
-    assert waiting == ["p4", "p5"]
+    assert waiting == ["p4"]
     assert second.counters["filter/stale"] == stale
-    expected = ["p1", "p2", "p3"] if stale else ["p4", "p5", "p1"]
-    assert ids(second.groups) == expected
-    assert [group.policy_version for group in second.groups] == [version] * 3 if stale else [0, 0, version]
+    assert ids(second.groups) == (["p5", "p1", "p2"] if stale else ["p4", "p5", "p1"])
+    assert [group.policy_version for group in second.groups] == [version if stale else 0, version, version]
 
 
 def test_without_refill_a_step_trains_on_what_one_round_gave():
@@ -243,7 +275,7 @@ def test_refused_prompts_are_counted_and_logged_and_others_take_their_place():
     collected, lines = on_one_rank(body)
     assert ids(collected.groups) == ["p0", "p2", "p3"]
     assert collected.counters["rollout/refused"] == 1
-    assert collected.counters["rollout/prompts"] == 6  # asked for, the refused one among them
+    assert collected.counters["rollout/prompts"] == 5  # asked for, the refused one among them
     assert lines == ["step 4: prompt p1 was refused: 12 tokens here, 13 there"]
 
 
@@ -323,7 +355,7 @@ def test_shuffled_rewards_are_the_same_ones_in_another_order():
 
 def test_each_round_of_a_step_is_shuffled_in_an_order_of_its_own():
     def body():
-        engine = RecordingEngine(refused={"p0", "p3"})  # leaves two groups a round, and three are wanted
+        engine = RecordingEngine(refused={"p0"})  # leaves two groups, and three are wanted
         return make_collector([2] * 6, engine, reward={"shuffle": True}, filter={"enabled": False}).collect(1)
 
     collected = on_one_rank(body)
@@ -362,11 +394,11 @@ def test_a_restored_collector_goes_on_exactly():
         ]
 
     def body():
-        whole = make_collector(labels, shuffle=True, seed=5)
+        whole = make_collector(labels, shuffle=True, seed=0)
         first = run(whole, [1])
         saved = pickle.dumps(whole.state_dict())  # a checkpoint has to keep it on disk
         rest = run(whole, [2, 3])
-        restored = make_collector(labels, shuffle=True, seed=5)
+        restored = make_collector(labels, shuffle=True, seed=0)
         restored.load_state_dict(pickle.loads(saved))
         surplus = restored.surplus
         return first, rest, run(restored, [2, 3]), surplus

@@ -25,6 +25,7 @@ def group(version: int, rewards: list[float], lengths: list[int]) -> Group:
 def test_rewards_and_lengths_are_of_what_was_generated_and_ages_of_what_is_trained_on():
     old, fresh, dropped = group(2, [1, 0], [2, 4]), group(3, [1, 1], [1, 5]), group(3, [0, 0], [3, 5])
     counters = {"filter/kept": 1, "filter/dropped_hard": 1, "filter/buffer": 7, "rollout/rounds": 2}
+    counters["rollout/prompts"] = 9
     metrics = rollout_metrics(Collected((old, fresh), (fresh, dropped), counters), policy_version=4)
     expected = {
         "reward/accuracy/mean": 0.5,  # two of four
@@ -41,6 +42,7 @@ def test_rewards_and_lengths_are_of_what_was_generated_and_ages_of_what_is_train
         "filter/dropped_hard": 1.0,
         "filter/stale": 0.0,
         "filter/buffer": 7.0,
+        "rollout/prompts": 9.0,
         "rollout/refused": 0.0,
         "rollout/rounds": 2.0,
     }
