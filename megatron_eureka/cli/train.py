@@ -17,8 +17,11 @@ from megatron_eureka.config.memory import GIB, estimate_memory
 from megatron_eureka.config.model_folder import find_model_folder
 from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.config.schema import Config
+from megatron_eureka.evaluate.plan import pass_ks, sampling, sources
 from megatron_eureka.launch.elastic import is_rank, launch_ranks, run_rank
 from megatron_eureka.log import setup_logging
+from megatron_eureka.rewards.service import check_address
+from megatron_eureka.rewards.user import find_function
 from megatron_eureka.train.run_folder import RunFolder
 
 ConfigFile = Annotated[Path, typer.Argument(help="YAML file of options, such as configs/digits/grpo.yaml.")]
@@ -88,7 +91,7 @@ def _command(
         sys.exit(run_rank(lambda: _run_as_rank(task, config, file.stem, body)))
     num_ranks = config.launch.ranks * config.launch.nodes
     info = _model_info(config.model.path, for_plan=dry_run)
-    check(config, info, num_ranks, task)
+    check(config, info, num_ranks, task, named_parts(config, dry_run) if task == "grpo" else ())
     if dry_run:
         typer.echo(_plan(config, info, num_ranks))
         return
@@ -107,6 +110,31 @@ def _run_as_rank(task: Literal["grpo", "sft"], config: Config, name: str, body: 
     """What torchrun, srun or our launcher started: the ranks that are there, not `launch`, say how many there are."""
     check(config, _model_info(config.model.path), int(os.environ["WORLD_SIZE"]), task)
     body(config, name)
+
+
+def named_parts(config: Config, for_plan: bool = False) -> list[str]:
+    """What is wrong with benchmarks, reward functions and services that the options name, before a job starts.
+
+    Addresses are looked at, not asked.
+
+    Args:
+        for_plan: benchmarks may lie on another machine.
+    """
+    options, reward = config.evaluation, config.reward
+    checks = [(find_function, reference) for reference in reward.functions]
+    checks += [(check_address, url) for url in reward.services]
+    if options.enabled:
+        checks += [(sampling, config), (pass_ks, options), (sources, options)]
+    problems = []
+    for look, named in checks:
+        try:
+            look(named)
+        except ValueError as error:
+            problems.append(str(error))
+    if options.enabled and not for_plan and not problems:
+        missing = [source for source in sources(options) if not source.path.exists()]
+        problems += [f"evaluation.benchmarks: {source.path} ({source.name}) is not there." for source in missing]
+    return problems
 
 
 def _model_info(path: str, for_plan: bool = False) -> ModelInfo | None:

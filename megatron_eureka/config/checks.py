@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 from megatron_eureka.config.model_info import ModelInfo
@@ -12,7 +12,9 @@ from megatron_eureka.config.schema import Config, Parallel
 Task = Literal["grpo", "sft"]
 
 
-def check(config: Config, info: ModelInfo | None, world_size: int, task: Task = "grpo") -> None:
+def check(
+    config: Config, info: ModelInfo | None, world_size: int, task: Task = "grpo", more: Iterable[str] = ()
+) -> None:
     """Refuse a run that cannot work.
 
     Args:
@@ -20,6 +22,7 @@ def check(config: Config, info: ModelInfo | None, world_size: int, task: Task = 
         info: the model's sizes; without them only the options are compared with each other.
         world_size: number of trainer ranks.
         task: "sft" leaves out what only rollouts, rewards and groups need.
+        more: problems that were found elsewhere.
 
     Raises:
         ValueError: all problems found, one a line, each with the options that clash and a way out.
@@ -44,6 +47,7 @@ def check(config: Config, info: ModelInfo | None, world_size: int, task: Task = 
             "model.freeze_vision = false with GRPO: the engines keep their vision tower and image features, so it must "
             "stay fixed. Set model.freeze_vision = true, or train the tower with SFT."
         )
+    problems += more
     if problems:
         raise ValueError("This run cannot work:\n" + "\n".join(f"- {problem}" for problem in problems))
 

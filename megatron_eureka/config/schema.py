@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Share = Annotated[float, Field(gt=0.0, le=1.0)]
 PositiveFloat = Annotated[float, Field(gt=0.0)]
 NonNegativeFloat = Annotated[float, Field(ge=0.0)]
 
@@ -129,7 +130,7 @@ class Adora(Section):
 
 
 class Gspo(Section):
-    clip_low: PositiveFloat = Field(3e-4, description="Lower clip range of the sequence ratio (loss gspo).")
+    clip_low: Share = Field(3e-4, description="Lower clip range of the sequence ratio (loss gspo).")
     clip_high: PositiveFloat = Field(4e-4, description="Upper clip range of the sequence ratio (loss gspo).")
 
 
@@ -171,7 +172,7 @@ class Algorithm(Section):
     loss: Literal["ppo_clip", "gspo", "cispo"] = Field(
         "ppo_clip", description="Policy loss. DAPO is ppo_clip with options of its own: configs/recipe/dapo.yaml."
     )
-    clip_low: PositiveFloat = Field(0.2, description="Lower clip range of the probability ratio (loss ppo_clip).")
+    clip_low: Share = Field(0.2, description="Lower clip range of the probability ratio (loss ppo_clip).")
     clip_high: PositiveFloat = Field(0.2, description="Upper clip range of the probability ratio (loss ppo_clip).")
     dual_clip: Annotated[float, Field(gt=1.0)] = Field(
         3.0, description="Cap of the ratio for negative advantages (loss ppo_clip)."
@@ -254,7 +255,8 @@ class Evaluation(Section):
     judge_model: str = Field("", description="Model that the judge's endpoint is asked for.")
     judge_key_env: str = Field("", description="Environment variable with the judge's key; empty: none is sent.")
     judge_workers: PositiveInt = Field(8, description="Questions that the judge is asked at once.")
-    judge_timeout_s: PositiveFloat = Field(60.0, description="Time limit of one answer of the judge, seconds.")
+    judge_max_tokens: PositiveInt = Field(4096, description="Longest answer of the judge, its thoughts included.")
+    judge_timeout_s: PositiveFloat = Field(300.0, description="Time limit of one answer of the judge, seconds.")
     judge_retries: NonNegativeInt = Field(4, description="Further tries after a failure of the judge, with back-off.")
 
 

@@ -39,8 +39,7 @@ class RewardService:
     """
 
     def __init__(self, url: str, timeout_s: float, retries: int, concurrency: int):
-        if not url.startswith(("http://", "https://")) or not httpx.URL(url).host:
-            raise ValueError(f"reward.services: {url!r} is no http address such as http://127.0.0.1:8000/score.")
+        check_address(url)
         self.url = url
         self.counters: Counter[str] = Counter()
         self._timeout_s, self._retries = timeout_s, retries
@@ -152,6 +151,16 @@ class RewardService:
             self.counters["errors"] += lacking
             logger.warning("Reward service %s: no finite number for %d samples, which score 0", self.url, lacking)
         return scores
+
+
+def check_address(url: str) -> None:
+    """Refuse what is no http address.
+
+    Raises:
+        ValueError: with an example.
+    """
+    if not url.startswith(("http://", "https://")) or not httpx.URL(url).host:
+        raise ValueError(f"reward.services: {url!r} is no http address such as http://127.0.0.1:8000/score.")
 
 
 class _Failure(Exception):

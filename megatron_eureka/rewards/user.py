@@ -33,12 +33,9 @@ class UserReward:
     """
 
     def __init__(self, reference: str, timeout_s: float):
-        file, colon, self.name = reference.rpartition(":")
-        if not colon or not file.endswith(".py"):
-            raise ValueError(f"reward.functions: {reference!r} is not of the form path/to/file.py:name.")
-        _check_defines(Path(file), self.name)
+        file, self.name = find_function(reference)
         self.counters: Counter[str] = Counter()
-        self._pool = VerifierPool(1, timeout_s, Path(file).resolve(), memory_bytes=0)
+        self._pool = VerifierPool(1, timeout_s, file, memory_bytes=0)
         self._batcher = Batcher(self._score_all)
         self._timeouts = 0  # of single samples among the batches at hand
 
@@ -92,8 +89,16 @@ class UserReward:
         return scores
 
 
-def _check_defines(path: Path, name: str) -> None:
-    """Look for the function without running the file: it runs in the worker alone."""
+def find_function(reference: str) -> tuple[Path, str]:
+    """The file and the name of `path/to/file.py:name`, without running the file: it runs in the worker alone.
+
+    Raises:
+        ValueError: the reference has another form, the file cannot be read, or the function is missing.
+    """
+    file, colon, name = reference.rpartition(":")
+    if not colon or not file.endswith(".py"):
+        raise ValueError(f"reward.functions: {reference!r} is not of the form path/to/file.py:name.")
+    path = Path(file).resolve()
     if not path.is_file():
         raise ValueError(f"reward.functions: {path} is missing. Paths start from the working directory.")
     try:
@@ -111,3 +116,4 @@ def _check_defines(path: Path, name: str) -> None:
     }
     if name not in names:
         raise ValueError(f"reward.functions: {path} has no function {name!r}.")
+    return path, name
