@@ -89,7 +89,7 @@ def check_files(
     report.lines = len(items) + len(report.problems)
     report.problems += _label_problems(items, judge_labels, report)
     _measure(items, report, count_tokens)
-    report.problems += [*_repeated_ids(items), *_duplicates(items)]
+    report.problems += [*_blank_pictures(items), *_repeated_ids(items), *_duplicates(items)]
     if against:
         tests = _sound(read_other_items(against), report)
         pictures = {picture.digest for test in tests for picture in test.pictures}
@@ -142,6 +142,15 @@ def describe(values: Sequence[int]) -> dict[str, float]:
         return {}
     least, median, high, largest = np.percentile(values, [0, 50, 95, 100], method="nearest").tolist()
     return {"min": least, "median": median, "p95": high, "max": largest, "mean": float(np.mean(values))}
+
+
+def _blank_pictures(items: list[Item]) -> list[Problem]:
+    return [
+        Problem("blank", item.place, f"{source:.100} is of one colour as the model sees it: look at it, or convert it")
+        for item in items
+        for source, picture in zip(item.sources, item.pictures, strict=True)
+        if picture.blank
+    ]
 
 
 def _repeated_ids(items: list[Item]) -> list[Problem]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from io import BytesIO
 
+import numpy as np
 from PIL import Image
 
 
@@ -40,8 +41,31 @@ def decode(data: bytes) -> Image.Image:
 
 
 def on_white(picture: Image.Image) -> Image.Image:
-    """The picture as it looks on paper: what is transparent becomes white, and not the black that is stored there."""
-    if not picture.has_transparency_data:
-        return picture
-    picture = picture.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    """The picture in RGB as it looks on paper: what is transparent becomes white, not the black that is stored there.
+
+    More than 8 bits are scaled to 8: 16-bit levels are divided by 257; 32-bit ones too where one exceeds 255; of
+    floats, 0 to 1 becomes 0 to 255, and others are cut off at 0 and 255. RGBA gets the pixels of qwen_vl_utils.
+
+    Raises:
+        ValueError: nobody knows what its colours are.
+    """
+    if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
+        picture = _eight_bits(picture)
+    elif picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+    if picture.mode != "RGBA":
+        return picture.convert("RGB")
+    white = Image.new("RGB", picture.size, "white")
+    white.paste(picture, mask=picture.getchannel("A"))
+    return white
+
+
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    levels = np.nan_to_num(np.asarray(picture).astype(np.float64))
+    if picture.mode == "F":
+        scaled = levels * 255 if levels.min() >= 0 and levels.max() <= 1 else levels
+    else:
+        scaled = levels / 257 if picture.mode != "I" or levels.max() > 255 else levels
+    if picture.info.get("transparency") is not None:  # the one level that stands for nothing
+        scaled[levels == picture.info["transparency"]] = 255
+    return Image.fromarray(scaled.round().clip(0, 255).astype(np.uint8))

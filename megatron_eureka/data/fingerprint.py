@@ -29,6 +29,7 @@ class Picture:
     width: int
     height: int
     num_bytes: int
+    blank: bool = False  # every pixel has the same colour
 
 
 def fingerprint(data: bytes) -> Picture:
@@ -39,9 +40,11 @@ def fingerprint(data: bytes) -> Picture:
     """
     picture = decode(data)
     width, height = picture.size
-    perceptual = int(str(imagehash.phash(on_white(picture), hash_size=HASH_SIZE)), 16)
+    seen = on_white(picture)
+    perceptual = int(str(imagehash.phash(seen, hash_size=HASH_SIZE)), 16)
     plain = perceptual.bit_count() <= 1  # one colour: the constant term alone
-    return Picture(hashlib.sha256(data).hexdigest(), 0 if plain else perceptual, width, height, len(data))
+    blank = all(low == high for low, high in seen.getextrema())
+    return Picture(hashlib.sha256(data).hexdigest(), 0 if plain else perceptual, width, height, len(data), blank)
 
 
 def normalise_text(text: str) -> str:

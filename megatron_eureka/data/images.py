@@ -15,7 +15,7 @@ from PIL import Image
 from qwen_vl_utils import fetch_image
 from qwen_vl_utils.vision_process import smart_resize
 
-from megatron_eureka.data.decoding import decode, read_size
+from megatron_eureka.data.decoding import decode, on_white, read_size
 from megatron_eureka.types import ImageKey
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ class ImageStore:
         if self._digest(data) != key.digest:
             raise ValueError(f"{_short(source)} changed since the data was loaded. Start again with files at rest.")
         try:
-            picture = decode(data)
+            picture = on_white(decode(data))
         except ValueError as error:
             raise ValueError(f"{_short(source)} is {error}") from error
         bounds = {"min_pixels": self.min_pixels, "max_pixels": self.max_pixels}

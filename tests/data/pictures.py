@@ -3,6 +3,7 @@
 import random
 from io import BytesIO
 
+import numpy as np
 from PIL import Image, ImageDraw
 
 
@@ -22,3 +23,18 @@ def encoded(picture: Image.Image, kind: str = "PNG", scale: float = 1.0, **optio
     size = (round(picture.width * scale), round(picture.height * scale))
     picture.resize(size).save(data, kind, **options)
     return data.getvalue()
+
+
+def drawing_in(mode: str, seed: int = 1) -> Image.Image:
+    """The triangle as files of that mode hold it; where there is transparency, black ink on nothing."""
+    grey = triangle(seed).convert("L")
+    level = np.asarray(grey)
+    if mode in ("RGBA", "LA", "P"):
+        ink = Image.new("RGBA", grey.size, "black")
+        ink.putalpha(grey.point(lambda value: 255 - value))
+        return ink.quantize(16) if mode == "P" else ink if mode == "RGBA" else ink.convert("LA")
+    if mode == "I;16":
+        return Image.fromarray(level.astype(np.uint16) * 257)
+    if mode in ("I", "I of 8 bits"):
+        return Image.fromarray(level.astype(np.int32) * (257 if mode == "I" else 1))
+    return Image.fromarray(level.astype(np.float32) / (255 if mode == "F" else 1))

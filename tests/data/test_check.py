@@ -12,7 +12,7 @@ from megatron_eureka.data.check import TokenCounter, check_files, describe
 from megatron_eureka.data.fingerprint import fingerprint, look_alikes, normalise_text
 from megatron_eureka.data.images import ImageStore
 from megatron_eureka.data.prompts import load_prompts
-from tests.data.pictures import encoded, triangle
+from tests.data.pictures import drawing_in, encoded, triangle
 
 
 def judge(labels):
@@ -132,6 +132,17 @@ def test_huge_whole_numbers_and_ids_that_are_null(folder):
         "train.jsonl", line("A?", 10**400, id=None), line("B?", "1", id=None), line("C?", "1", id="None")
     )
     assert check_files([path], judge).problems == []
+
+
+def test_pictures_of_one_colour_are_named(folder):
+    Image.new("RGBA", (40, 40), (0, 0, 0, 0)).save(folder.path / "nothing.png")
+    Image.new("RGB", (40, 40), "red").save(folder.path / "red.png")
+    drawing_in("LA").save(folder.path / "seen.png")
+    drawing_in("I;16", 2).save(folder.path / "deep.png")
+    names = ("nothing.png", "red.png", "seen.png", "deep.png")
+    report = check_files([folder.file("train.jsonl", *(line(name, "1", name) for name in names))], judge)
+    assert found(report) == [("blank", 1), ("blank", 2)]
+    assert str(folder.path / "red.png") in report.problems[1].reason
 
 
 def test_repeated_questions_conflicts_and_ids(folder):

@@ -8,9 +8,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from qwen_vl_utils import fetch_image
+from qwen_vl_utils.vision_process import to_rgb
 
 from megatron_eureka.config.schema import Data
+from megatron_eureka.data.decoding import on_white
 from megatron_eureka.data.images import ImageStore
+from tests.data.pictures import drawing_in, triangle
 
 
 def picture(width, height, seed=0, mode="RGB"):
@@ -116,6 +120,47 @@ def test_transparent_pictures_get_a_white_ground(processor, tmp_path):
     Image.new("RGBA", (28, 28), (0, 0, 0, 0)).save(tmp_path / "a.png")
     store = make_store(processor)
     assert store.image(store.add("a.png", tmp_path)).getpixel((3, 3)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize(
+    "mode, kind",
+    [
+        *(("LA", "PNG"), ("P", "PNG"), ("RGBA", "GIF"), ("LA", "TIFF"), ("RGBA", "WEBP"), ("I;16", "PNG")),
+        *(("I;16", "TIFF"), ("I", "TIFF"), ("I of 8 bits", "TIFF"), ("F", "TIFF"), ("F to 255", "TIFF")),
+    ],
+)
+def test_a_drawing_of_any_mode_is_black_on_white(processor, tmp_path, mode, kind):
+    """A GIF and a palette of 16 colours lose half-tones of the outline."""
+    drawing_in(mode).save(tmp_path / "a", kind, **({"lossless": True} if kind == "WEBP" else {}))
+    triangle(1).convert("L").save(tmp_path / "plain.png")
+    store = make_store(processor)
+    seen, plain = (np.asarray(store.image(store.add(name, tmp_path)), dtype=np.int16) for name in ("a", "plain.png"))
+    exact = mode != "P" and kind != "GIF"
+    assert (not exact or np.array_equal(seen, plain)) and abs(seen.mean() - plain.mean()) < 0.5
+
+
+def test_one_level_that_stands_for_nothing_is_white(processor, tmp_path):
+    drawing_in("I;16").point(lambda value: value * 0 + 7).save(tmp_path / "a.png", transparency=7)
+    store = make_store(processor)
+    assert store.image(store.add("a.png", tmp_path)).getextrema() == ((255, 255),) * 3
+
+
+def test_rgba_has_the_pixels_of_qwens_own_function(processor, tmp_path):
+    data = png(picture(100, 61, mode="RGBA"))
+    (tmp_path / "a.png").write_bytes(data)
+    theirs = fetch_image({"image": Image.open(BytesIO(data)), "min_pixels": 784, "max_pixels": 640 * 784})
+    store = make_store(processor)
+    assert store.image(store.add("a.png", tmp_path)).tobytes() == theirs.tobytes()
+    np.testing.assert_array_equal(on_white(Image.open(BytesIO(data))), to_rgb(Image.open(BytesIO(data))))
+
+
+def test_an_orientation_in_exif_is_not_applied_as_in_qwens_own_function(processor, tmp_path):
+    exif = Image.Exif()
+    exif[274] = 6  # turn by 90 degrees
+    picture(56, 28).save(tmp_path / "a.png", exif=exif)
+    store = make_store(processor)
+    theirs = fetch_image({"image": str(tmp_path / "a.png"), "min_pixels": 784, "max_pixels": 640 * 784})
+    assert store.image(store.add("a.png", tmp_path)).size == theirs.size == (56, 28)
 
 
 def test_bad_sources_are_named(processor, tmp_path):
