@@ -55,6 +55,7 @@ System = Annotated[str | None, typer.Option(help="System turn of the style think
 JudgeUrl = Annotated[str | None, typer.Option(help="OpenAI-compatible endpoint (evaluation.judge_url).")]
 JudgeModel = Annotated[str | None, typer.Option(help="Its model (evaluation.judge_model).")]
 JudgeKey = Annotated[str | None, typer.Option("--judge-key-env", help="Variable with its key.")]
+JudgeTokens = Annotated[int | None, typer.Option(help="Longest answer of it (evaluation.judge_max_tokens).")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Remove what an earlier evaluation left in --out.")]
 Generate = Annotated[
     str | None, typer.Option(help="Only answer, as `model` or `compare`: for torchrun and srun, before the summary.")
@@ -78,6 +79,7 @@ def evaluate(
     judge_url: JudgeUrl = None,
     judge_model: JudgeModel = None,
     judge_key_env: JudgeKey = None,
+    judge_max_tokens: JudgeTokens = None,
     overwrite: Overwrite = False,
     generate: Generate = None,
 ) -> None:
@@ -95,6 +97,7 @@ def evaluate(
         "judge_url": judge_url,
         "judge_model": judge_model,
         "judge_key_env": judge_key_env,
+        "judge_max_tokens": judge_max_tokens,
     }
     file, overrides = _split(arguments or [])
     overrides += [f"evaluation.{name}={json.dumps(value)}" for name, value in given.items() if value is not None]
