@@ -8,6 +8,7 @@ compared as such. `compat="mm_eureka"` is in `mm_eureka.py`. Calls here are not 
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 from functools import lru_cache
 
 from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
@@ -18,15 +19,15 @@ from sympy.logic.boolalg import And, Or
 from megatron_eureka.rewards.choices import TEXT_COMMAND, label_choices, label_run, named_choices
 from megatron_eureka.rewards.exact import compare_numbers
 from megatron_eureka.rewards.mm_eureka import score_mm_eureka
-from megatron_eureka.rewards.notation import boxed, plain_forms, to_latex
+from megatron_eureka.rewards.notation import plain_forms, to_latex
 from megatron_eureka.rewards.quantities import parse_quantity, same_quantity
+from megatron_eureka.rewards.same_text import FUNCTIONS, is_words, normalise, one_box, same_text, tail
 
 OPEN, CLOSE = "<answer>", "</answer>"
 MAX_ANSWER_CHARACTERS = 100_000  # longer ones are wrong: nobody could mark them, and parsers take minutes
 MAX_FORMULA_CHARACTERS = 1_000  # longer ones count as sentences
+ROUNDING = 1e-6  # decimals that differ by less are one number, as for math-verify
 MAX_SENTENCE_CHARACTERS = 200  # in longer ones "3 or 5" may stand anywhere on the way to the result
-# Words that are mathematics.
-FUNCTIONS = frozenset(["sin", "cos", "tan", "cot", "sec", "csc", "log", "ln", "exp", "max", "min", "sqrt"])
 # Words of a formula that are no sentence: math-verify takes "and" and "or" for commas, and drops units.
 FORMULA_WORDS = FUNCTIONS | frozenset(
     ["and", "or", "mm", "cm", "dm", "km", "ft", "sq", "mg", "kg", "ml", "sec", "min", "hr", "mph", "kmh"]
@@ -41,19 +42,24 @@ _MATH_MARKS = re.compile(r"[\\{}^_$]")
 _INEQUALITY = re.compile(r"[<>]|\\[lg]eq?(?:slant|q)?\b")
 # The number that math-verify would find is denied, or one of two: 5, or perhaps 6. No words of it start a conclusion.
 _DENIED = re.compile(r"\b(?:not|between)\s+\S{0,3}\d", re.IGNORECASE)
+_BOUND = re.compile(  # of the last number: at least 3
+    r"(?:\b(?:at (?:least|most)|(?:more|less|fewer|greater|larger|smaller) than)\s"
+    r"|大于|小于|至少|至多|超过|不足|多于|少于|不到|不是|不等于)\s*\S{0,3}\d[\d.,/]*\D*$",
+    re.IGNORECASE,
+)
 _HEDGE = re.compile(
     r"\d\S{0,20}(?:\s+[^\W\d]{1,15}){0,2}\s+[(\[]?or\b,?(?!\s+(?:more|less|fewer|greater|larger|smaller|equivalently)\b)"
     r"(?:\s+(?!(?:so|hence|thus|therefore)\b)[^\s\d.:;!?]{1,15}){0,5}\s+\S{0,3}\d",
     re.IGNORECASE,
 )
 _HEDGED_FORMULA = re.compile(r"[(\[]\s*or\b", re.IGNORECASE)
-# What stands behind the last of these is the result of a sentence.
-_LEAD = re.compile(r".*(?:\b(?:is|are|equals?)\b:?|[是为]|(?<=[^\W\d]):)(.*)", re.DOTALL | re.IGNORECASE)
-_ARTICLE = re.compile(r"(?:a|an|the)\s+")
-_OPPOSITE = {
-    word: re.compile(rf"\b{opposite}\b")
-    for word, opposite in (("yes", "no"), ("no", "yes"), ("true", "false"), ("false", "true"))
-}
+_VARIABLE = re.compile(r"\d[A-Za-z](?:\^\{?\d\}?)?$")
+_RATIO = re.compile(r"\d+(?:\.\d+)?(?:\s*[:∶]\s*\d+(?:\.\d+)?)+")
+_POINT_NAME = re.compile(r"\$?\s*[A-Z]'?(?:_\{?\d\}?)?\s*(?=\()")
+# Numbers with words between them, such as hours and minutes, and ranges: math-verify would find the first one.
+_SEVERAL_PARTS = re.compile(r"\d[^\d]*[\u3400-\u9fff][^\d]*\d|\d\s*~\s*\d")
+# Relations that math-verify does not know; they are compared as text.
+_RELATION = re.compile(r"\\(?:perp|parallel|cong|sim|triangle|angle|odot)\b")
 _SEPARATOR = re.compile(r"\s*(?:,|;|\band\b)\s*")
 _ASSIGNMENT = re.compile(r"([A-Za-z](?:_\{?\w+\}?)?)\s*=\s*([^=,]+)")
 
@@ -75,7 +81,7 @@ def score_accuracy(response: str, label: str, compat: str = "none") -> float:
     choices = label_choices(label)
     if choices:
         return float(named_choices(candidate) == choices)
-    return float(_same_text(candidate, label) or _same_letters(candidate, label) or _same_math(candidate, label))
+    return float(same_text(candidate, label) or _same_letters(candidate, label) or _same_math(candidate, label))
 
 
 def check_label(label: str, compat: str = "none") -> str | None:
@@ -83,11 +89,11 @@ def check_label(label: str, compat: str = "none") -> str | None:
     if compat == "mm_eureka":  # pays 1.0 for any response there
         return None
     plain = plain_forms(label)
-    if not _normalise(plain):
+    if not normalise(plain):
         return f"the label {label!r} is empty"
-    if label_choices(plain) or _is_words(plain) or any(not isinstance(gold, str) for gold in _parse_gold(plain)):
+    if label_choices(plain) or is_words(plain) or any(not isinstance(gold, str) for gold in _parse_gold(plain)):
         return None
-    if not _MATH_MARKS.search(TEXT_COMMAND.sub(r"\1", plain).replace(r"\$", "").strip().strip("$")):
+    if not _MATH_MARKS.search(_RELATION.sub("", TEXT_COMMAND.sub(r"\1", plain)).replace(r"\$", "").strip().strip("$")):
         return None  # plain text, compared as text
     return f"math-verify cannot parse the label {label!r}; correct it, or write plain text without LaTeX"
 
@@ -99,31 +105,9 @@ def label_kind(label: str) -> str:
         return "choice"
     if compare_numbers(plain, plain):
         return "number"
-    if _is_words(plain):
+    if is_words(plain):
         return "words"
     return "mathematics" if any(not isinstance(gold, str) for gold in _parse_gold(plain)) else "text"
-
-
-def _same_text(candidate: str, label: str) -> bool:
-    answer, gold = _normalise(_one_box(candidate) or candidate), _normalise(label)
-    if not answer or answer == gold:
-        return bool(answer)
-    if gold in _OPPOSITE and answer.startswith((f"{gold},", f"{gold}.", f"{gold}:", f"{gold};")):
-        return not _OPPOSITE[gold].search(answer)
-    tail = _tail(answer)
-    return bool(tail) and _is_words(label) and _ARTICLE.sub("", tail, count=1) == _ARTICLE.sub("", gold, count=1)
-
-
-def _one_box(text: str) -> str:
-    """The content of the only box; empty where there is none, or several."""
-    boxes = boxed(text)
-    return boxes[0] if len(boxes) == 1 else ""
-
-
-def _tail(text: str) -> str:
-    """What a sentence says that something is; empty where it does not."""
-    found = _LEAD.match(text)
-    return found.group(1).strip() if found else ""
 
 
 def _same_letters(candidate: str, label: str) -> bool:
@@ -132,17 +116,17 @@ def _same_letters(candidate: str, label: str) -> bool:
 
 
 def _same_math(candidate: str, label: str) -> bool:
-    if _is_words(label):
+    if is_words(label) or _SEVERAL_PARTS.search(label):
         return False
-    verdict = compare_numbers(candidate, label)
-    if verdict is None:
-        verdict = _compare_units(candidate, label)
-    if verdict is not None:
-        return verdict
+    candidate, label = _without_point_name(candidate, label)
+    for compare in (compare_numbers, _compare_ratios, _compare_units):
+        verdict = compare(candidate, label)
+        if verdict is not None:
+            return verdict
     formula = _formula(candidate)
     has_box = r"\boxed" in candidate
     if formula is None and not has_box:
-        formula = _formula(_tail(candidate))
+        formula = _formula(tail(candidate))
     if formula:
         if _HEDGED_FORMULA.search(formula):
             return False
@@ -158,17 +142,39 @@ def _same_math(candidate: str, label: str) -> bool:
     return _equal(_parse_gold(label), found)
 
 
+def _without_point_name(candidate: str, label: str) -> tuple[str, str]:
+    """P(2,3) as (2,3) where the other one gives no name."""
+    names = _POINT_NAME.match(candidate), _POINT_NAME.match(label)
+    if all(names):
+        return candidate, label
+    return tuple(text[name.end() :] if name else text for text, name in zip((candidate, label), names, strict=True))
+
+
+def _compare_ratios(candidate: str, label: str) -> bool | None:
+    """Whether two ratios such as 2:1 are the same; False for a ratio where a number is wanted."""
+    found, gold = (_RATIO.fullmatch(text.strip("$ .")) for text in (one_box(candidate) or candidate, label))
+    if not found or not gold:
+        return False if found else None
+    left, right = ([Fraction(part) for part in re.split(r"\s*[:∶]\s*", text.group())] for text in (found, gold))
+    return len(left) == len(right) and all(a * right[0] == b * left[0] for a, b in zip(left, right, strict=True))
+
+
 def _compare_units(candidate: str, label: str) -> bool | None:
-    """Whether two numbers with units are equal, for math-verify drops units; None where one of them has no unit."""
+    """Whether two numbers of which one has a unit are equal; None where they are no such numbers.
+
+    math-verify drops some units and takes others for factors.
+    """
     gold = parse_quantity(label)
-    if gold is None or gold.unit is None:
+    found = parse_quantity(one_box(candidate) or candidate) or parse_quantity(tail(candidate)) if gold else None
+    if found is None or not (found.unit or gold.unit):
         return None
-    found = parse_quantity(_one_box(candidate) or candidate) or parse_quantity(_tail(candidate))
-    return same_quantity(found, gold, "", 0.0) if found is not None and found.unit is not None else None
+    if not (found.unit and gold.unit) and _VARIABLE.search((candidate if found.unit else label).strip("$ .")):
+        return None  # 3m may be three times m
+    return same_quantity(found, gold, "", ROUNDING)
 
 
 def _undecided(sentence: str) -> bool:
-    return bool(_HEDGE.search(sentence) or _DENIED.search(sentence))
+    return any(pattern.search(sentence) for pattern in (_HEDGE, _DENIED, _BOUND))
 
 
 def _equal(gold: list, found: list) -> bool:
@@ -229,15 +235,3 @@ def _parse_gold(label: str) -> list:
     text = " ".join(to_latex(label).split())
     text = text[1:-1] if text.startswith("$") and text.endswith("$") and text.count("$") == 2 else text
     return parse(text if "$" in text else f"${text}$", parsing_timeout=None)
-
-
-def _is_words(label: str) -> bool:
-    """Whether the label is language: math-verify would read `yes` as the product of three variables."""
-    if re.search(r"[^\w\s'.,-]|[\d_]", label):
-        return False
-    return any(len(word) > 2 and word.lower() not in FUNCTIONS for word in re.findall(r"\w+", label))
-
-
-def _normalise(text: str) -> str:
-    text = TEXT_COMMAND.sub(r"\1", text).replace("$", " ")
-    return " ".join(text.replace("**", "").split()).rstrip(" .,;:").casefold()

@@ -8,7 +8,8 @@ _SIGNS = {
     "−": "-", "–": "-", "﹣": "-", "×": r"\times ", "÷": r"\div ", "·": r"\cdot ", "±": r"\pm ",
     "≤": r"\leq ", "≥": r"\geq ", "⩽": r"\leq ", "⩾": r"\geq ", "≠": r"\neq ", "≈": r"\approx ",
     "∞": r"\infty ", "π": r"\pi ", "∅": r"\emptyset ", "∪": r"\cup ", "∩": r"\cap ", "∠": r"\angle ",
-    "△": r"\triangle ", "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta ",
+    "△": r"\triangle ", "⊥": r"\perp ", "∥": r"\parallel ", "≅": r"\cong ", "∽": r"\sim ", "⊙": r"\odot ",
+    "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta ",
     "°": r"^{\circ}", "²": "^{2}", "³": "^{3}", "％": r"\%",
     "½": r"\frac{1}{2}", "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}", "⅓": r"\frac{1}{3}", "⅔": r"\frac{2}{3}",
 }  # fmt: skip
@@ -17,7 +18,9 @@ _WIDE = {chr(code): chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F) if code
 _WIDE |= {"。": ".", "、": ",", "\u3000": " ", "\u00a0": " ", "「": " ", "」": " "}
 _TO_ASCII = str.maketrans(_WIDE)
 _TO_LATEX = str.maketrans(_SIGNS)
-_ROOT = re.compile(r"√\s*(\d+(?:\.\d+)?|[A-Za-z])")
+_ROOT = re.compile(r"√\s*(?:(\d+(?:\.\d+)?|[A-Za-z])|\(([^()]*)\))")
+# And, or: between two results of a Chinese text.
+_CJK_JOIN = re.compile(r"(?<=[0-9A-Za-z)}\]$°%])\s*(?:或者|以及|或|和|与|及|且)\s*(?=[-+±√π$\\(0-9A-Za-z])")
 _EXPONENT = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)[eE]([+-]?\d{1,3})(?!\w)")
 _BLANKS_OF_THOUSANDS = re.compile(r"-?\d{1,3}(?: \d{3})+")
 # math-verify drops units, but not these with an exponent. A last m^2 may be a variable.
@@ -31,8 +34,13 @@ DELIMITERS = re.compile(r"\\[()\[\]]|\$")
 
 
 def plain_forms(text: str) -> str:
-    """Full-width letters, digits and punctuation as ASCII."""
-    return text.translate(_TO_ASCII)
+    """Full-width letters, digits and punctuation as ASCII, and commas for 和 and 或 between two results."""
+    return _CJK_JOIN.sub(", ", text.translate(_TO_ASCII))
+
+
+def latex_signs(text: str) -> str:
+    """Mathematical signs as LaTeX commands, each with a space behind it."""
+    return _ROOT.sub(r"\\sqrt{\1\2}", text).replace("√", r"\sqrt").translate(_TO_LATEX)
 
 
 def to_latex(text: str) -> str:
@@ -40,8 +48,7 @@ def to_latex(text: str) -> str:
     text = text.strip()
     if _BLANKS_OF_THOUSANDS.fullmatch(text):
         return text.replace(" ", "")
-    text = _ROOT.sub(r"\\sqrt{\1}", text).replace("√", r"\sqrt").translate(_TO_LATEX)
-    text = text.replace(r"\varnothing", r"\emptyset").replace(r"\$", " ")
+    text = latex_signs(text).replace(r"\varnothing", r"\emptyset").replace(r"\$", " ")
     return _SQUARE_UNIT.sub(r"\1", _EXPONENT.sub(r"\1\\times10^{\2}", text))
 
 

@@ -27,7 +27,8 @@ _IN_SENTENCE = re.compile(rf"(?<![\w.,^])[-−]?{_NUMBER}(?:\s?%)?(?![\w^])")
 _PARTS = ("number", "up", "down", "up1", "down1", "over", "up2", "down2", "power")
 _LEFT_OF_EQUALS = re.compile(r"[^=<>≤≥]{0,40}(?:=|≈|\\approx|\\simeq)\s*")
 _DEGREES = re.compile(r"\^\s*\{?\s*\\circ\s*\}?|\\degree|°|º")
-_UNIT_PART = re.compile(r"([a-zµμ]+|°)(?:\^?\{?([123])\}?|([²³]))?", re.IGNORECASE)
+_UNIT_PART = re.compile(r"([a-zµμ]+|[\u4e00-\u9fff]{1,2}|°)(?:\^?\{?([123])\}?|([²³]))?", re.IGNORECASE)
+_COUNTER = re.compile(r"[\u4e00-\u9fff]{1,2}")  # 5元, 12人
 _WORDS = re.compile(r"[A-Za-z]{3,}(?:\s[A-Za-z]+){0,3}")
 
 _BASES = {  # name -> (dimension, factor to its first unit)
@@ -47,8 +48,24 @@ _BASES = {  # name -> (dimension, factor to its first unit)
     **dict.fromkeys(("day", "days"), ("time", 86400.0)),
     **dict.fromkeys(("deg", "degree", "degrees", "°"), ("angle", 1.0)),
     **dict.fromkeys(("rad", "radian", "radians"), ("angle", 180 / math.pi)),
+    **{"米": ("length", 1.0), "分米": ("length", 1e-1), "厘米": ("length", 1e-2), "毫米": ("length", 1e-3)},
+    **dict.fromkeys(("千米", "公里"), ("length", 1e3)),
+    **{"克": ("mass", 1.0), "毫克": ("mass", 1e-3), "千克": ("mass", 1e3), "公斤": ("mass", 1e3)},
+    **{"秒": ("time", 1.0), "分": ("time", 60.0), "分钟": ("time", 60.0), "小时": ("time", 3600.0)},
+    **{"天": ("time", 86400.0), "度": ("angle", 1.0)},
+    # By their names alone: none of them is given in others in school problems.
+    **{name: (name, 1.0) for name in ("N", "J", "W", "V", "Pa", "Hz", "kPa", "kW", "kJ")},
 }
-_LITRES = {"ml": 1e-6, "l": 1e-3, "liter": 1e-3, "liters": 1e-3, "litre": 1e-3, "litres": 1e-3}  # in cubic metres
+_LITRES = {
+    "ml": 1e-6,
+    "l": 1e-3,
+    "liter": 1e-3,
+    "liters": 1e-3,
+    "litre": 1e-3,
+    "litres": 1e-3,
+    "毫升": 1e-6,
+    "升": 1e-3,
+}  # in cubic metres
 
 
 @dataclass(frozen=True)
@@ -74,6 +91,8 @@ def parse_unit(text: str) -> Unit | None:
     exponent = {"square": 2, "sq": 2, "cubic": 3}.get(text.split(" ")[0].casefold()) if " " in text else None
     if exponent:
         text = f"{text.partition(' ')[2]}^{exponent}"
+    elif text[:2] in ("平方", "立方"):
+        text = f"{text[2:]}^{2 if text[0] == '平' else 3}"
     dimensions: Counter[str] = Counter()
     factor = 1.0
     for side, part in zip((1, -1), text.replace(" per ", "/").split("/", 1), strict=False):
@@ -96,7 +115,7 @@ def parse_unit(text: str) -> Unit | None:
 def parse_quantity(text: str) -> Quantity | None:
     """The number that a text is, with or without a unit; `x = 5 cm` counts as 5 cm. None for any other text.
 
-    What follows the number has to be a unit that we know, or words after a space: 5x, 2a or 3 or 4 are no quantities.
+    What follows the number has to be a unit that we know, words after a space, or a Chinese word: 5x or 3 or 4 are none.
     """
     if len(text) > MAX_CHARS:
         return None
@@ -110,7 +129,7 @@ def parse_quantity(text: str) -> Quantity | None:
         return None
     tail = (found.group("unit") or "").strip()
     unit = parse_unit(tail) if tail else None
-    if tail and unit is None and not (found.group("gap") and _is_words(tail)):
+    if tail and unit is None and not (found.group("gap") and _is_words(tail)) and not _COUNTER.fullmatch(tail):
         return None
     return Quantity(value, unit, bool(found.group("percent")) or tail.casefold() in ("percent", "per cent"))
 

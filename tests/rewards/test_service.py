@@ -120,6 +120,18 @@ def test_what_does_not_pass_scores_nothing_and_is_counted(serve, reply, retries,
     assert len(server.requests) == requests
 
 
+def test_pauses_grow_to_a_limit(serve, monkeypatch):
+    pauses = []
+
+    async def note(seconds):
+        pauses.append(seconds)
+
+    monkeypatch.setattr(service.asyncio, "sleep", note)
+    monkeypatch.setattr(service, "LONGEST_PAUSE_S", 0.05)
+    call(serve((500, b"")).url, retries=5)
+    assert pauses == [0.01, 0.02, 0.04, 0.05, 0.05]
+
+
 @pytest.mark.parametrize("how", ["hang", "trickle", "drip"])
 def test_a_service_that_hangs_ends_in_time(serve, how):
     server = serve((200, how))
