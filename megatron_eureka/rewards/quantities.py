@@ -115,7 +115,7 @@ def parse_unit(text: str) -> Unit | None:
 def parse_quantity(text: str) -> Quantity | None:
     """The number that a text is, with or without a unit; `x = 5 cm` counts as 5 cm. None for any other text.
 
-    What follows the number has to be a unit that we know, words after a space, or a Chinese word: 5x or 3 or 4 are none.
+    What follows the number has to be a unit that we know, words behind a space, or a Chinese word: 5x, 3 or 4 are none.
     """
     if len(text) > MAX_CHARS:
         return None
