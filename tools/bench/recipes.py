@@ -36,7 +36,13 @@ VARIANTS = {
 }
 SHOWN = (
     *("filter/kept", "filter/dropped_easy", "filter/dropped_hard", "filter/stale", "filter/staleness/mean"),
-    *("rollout/rounds", "advantage/zero_fraction", "advantage/adora/weighted_down", "reward/overlong/mean"),
+    *(
+        "rollout/prompts",
+        "rollout/rounds",
+        "advantage/zero_fraction",
+        "advantage/adora/weighted_down",
+        "reward/overlong/mean",
+    ),
     *("reward/kl_penalty/mean", "actor/kl_loss", "actor/pg_clipfrac", "actor/entropy", "actor/grad_norm"),
     *("rollout_corr/probs_diff_mean", "rollout_corr/is_truncated", "response_length/mean"),
 )
