@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from megatron_eureka.config.checks import check
+from megatron_eureka.config.checks import check, doubts
 from megatron_eureka.config.known_models import KNOWN_MODELS, find_model_info
 from megatron_eureka.config.load import dump, load_config
 from megatron_eureka.config.memory import GIB, estimate_memory
@@ -19,7 +19,7 @@ from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.config.schema import Config
 from megatron_eureka.evaluate.plan import pass_ks, sampling, sources
 from megatron_eureka.launch.elastic import is_rank, launch_ranks, run_rank
-from megatron_eureka.log import setup_logging
+from megatron_eureka.log import logger, setup_logging
 from megatron_eureka.rewards.service import check_address
 from megatron_eureka.rewards.user import find_function
 from megatron_eureka.train.run_folder import RunFolder
@@ -91,8 +91,9 @@ def _command(
         sys.exit(run_rank(lambda: _run_as_rank(task, config, file.stem, body)))
     num_ranks = config.launch.ranks * config.launch.nodes
     info = _model_info(config.model.path, for_plan=dry_run)
-    check(config, info, num_ranks, task, named_parts(config, dry_run) if task == "grpo" else ())
+    _check(task, config, info, num_ranks, for_plan=dry_run)
     if dry_run:
+        _tell_doubts(task, config)
         typer.echo(_plan(config, info, num_ranks))
         return
     if config.launch.nodes > 1:
@@ -108,8 +109,20 @@ def _command(
 
 def _run_as_rank(task: Literal["grpo", "sft"], config: Config, name: str, body: Callable[[Config, str], None]) -> None:
     """What torchrun, srun or our launcher started: the ranks that are there, not `launch`, say how many there are."""
-    check(config, _model_info(config.model.path), int(os.environ["WORLD_SIZE"]), task)
+    _check(task, config, _model_info(config.model.path), int(os.environ["WORLD_SIZE"]))
+    _tell_doubts(task, config)
     body(config, name)
+
+
+def _check(
+    task: Literal["grpo", "sft"], config: Config, info: ModelInfo | None, num_ranks: int, for_plan: bool = False
+) -> None:
+    check(config, info, num_ranks, task, named_parts(config, for_plan) if task == "grpo" else ())
+
+
+def _tell_doubts(task: Literal["grpo", "sft"], config: Config) -> None:
+    for doubt in doubts(config) if task == "grpo" else ():
+        logger.warning("%s", doubt)
 
 
 def named_parts(config: Config, for_plan: bool = False) -> list[str]:

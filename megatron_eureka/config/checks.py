@@ -9,6 +9,8 @@ from typing import Literal
 from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.config.schema import Config, Parallel
 
+ADORA_RIGHT = 0.5  # total reward of a right response, as in `rl.advantages.adora`
+
 Task = Literal["grpo", "sft"]
 
 
@@ -50,6 +52,26 @@ def check(
     problems += more
     if problems:
         raise ValueError("This run cannot work:\n" + "\n".join(f"- {problem}" for problem in problems))
+
+
+def doubts(config: Config) -> list[str]:
+    """What works and is seldom meant, one sentence each; for GRPO."""
+    rollout, algorithm, reward = config.rollout, config.algorithm, config.reward
+    found = []
+    correction = algorithm.correction.weights != "none" or algorithm.correction.reject != "none"
+    if correction and (rollout.top_p < 1.0 or rollout.top_k > 0):
+        found.append(
+            "rollout.top_p or rollout.top_k cut the distribution: the engine's log-probs are those within, the "
+            "trainer's are not, so algorithm.correction weighs tokens too low. Sample from all tokens, or set "
+            "algorithm.correction.weights = none."
+        )
+    if algorithm.adora.enabled and (reward.accuracy_weight <= ADORA_RIGHT or reward.format_weight > ADORA_RIGHT):
+        found.append(
+            f"algorithm.adora takes responses with a total reward above {ADORA_RIGHT} for right ones: with "
+            f"reward.accuracy_weight = {reward.accuracy_weight:g} and reward.format_weight = {reward.format_weight:g} "
+            "that is not what they are."
+        )
+    return found
 
 
 def _divides(divisor: int, number: int, divisor_name: str, number_name: str) -> Iterator[str]:

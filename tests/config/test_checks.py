@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_eureka.config.checks import check
+from megatron_eureka.config.checks import check, doubts
 from megatron_eureka.config.known_models import KNOWN_MODELS, find_model_info
 from megatron_eureka.config.load import load_config
 
@@ -152,3 +152,20 @@ def test_names_of_published_models_and_folders():
     assert find_model_info("Qwen/Qwen2.5-VL-72B-Instruct").num_layers == 80
     with pytest.raises(ValueError, match="neither a folder nor a known model.*Qwen2.5-VL-7B-Instruct"):
         find_model_info("Qwen/Qwen2.5-VL-9B-Instruct")
+
+
+@pytest.mark.parametrize(
+    "overrides, part",
+    [
+        (["rollout.top_p=0.9"], "rollout.top_p"),
+        (["rollout.top_k=50", "algorithm.correction.weights=sequence"], "rollout.top_k"),
+        (["rollout.top_p=0.9", "algorithm.correction.weights=none"], None),
+        (["algorithm.adora.enabled=true"], None),
+        (["algorithm.adora.enabled=true", "reward.format_weight=1"], "algorithm.adora"),
+        (["algorithm.adora.enabled=true", "reward.accuracy_weight=0.5"], "algorithm.adora"),
+        ([], None),
+    ],
+)
+def test_what_is_seldom_meant_is_told_and_allowed(overrides, part):
+    found = doubts(load_config(ROOT / "configs" / "digits" / "grpo.yaml", overrides))
+    assert (len(found) == 1 and part in found[0]) if part else found == []
