@@ -24,9 +24,9 @@ MAX_SHOWN = 10  # problems of a kind; --json has all
 
 CONVERT_HELP = """Turn a public data set into training JSONL and picture files.
 
-Rows come from .parquet, .json (a list) and .jsonl files. They have a question, an answer and pictures in columns of the
-usual names (MMK12, Geometry3K, MathVista) or of those given here; or chat turns in `message` (MM-EUREKA). Rows that
-cannot be used are counted and named.
+Rows come from .parquet, .json and .jsonl files. They have a question, an answer, options and pictures in columns of the
+usual names (MMK12, Geometry3K, MathVista) or of those given here, where a dot leads into a mapping; or chat turns
+(MM-EUREKA, verl, LLaVA). Rows that cannot be used are counted and named.
 
 Examples:
 
@@ -42,7 +42,7 @@ Examples:
 
   megatron-eureka data check data/mmk12/train.jsonl
 
-  megatron-eureka data check train.jsonl --against MathVista/testmini.parquet --against heldout.jsonl
+  megatron-eureka data check train.jsonl --against mathvista=data/MathVista --against heldout.jsonl
 
   megatron-eureka data check train.jsonl --model models/Qwen2.5-VL-7B-Instruct --json report.json
 """
@@ -59,20 +59,23 @@ def convert(
     question: Annotated[str, typer.Option(help="Name of the question's column.")] = "",
     answer: Annotated[str, typer.Option(help="Name of the answer's column.")] = "",
     image: Annotated[str, typer.Option(help="Name of the pictures' column.")] = "",
+    options: Annotated[str, typer.Option(help="Name of the column of a multiple-choice question's options.")] = "",
     system: Annotated[
         str | None, typer.Option(help="System turn of every prompt; default: one that asks for the tags; empty: none.")
     ] = None,
-    limit: Annotated[int, typer.Option(help="Stop after so many rows; 0: all.")] = 0,
+    limit: Annotated[int, typer.Option(min=0, help="Stop after so many rows; 0: all.")] = 0,
 ) -> None:
     """Convert rows."""
-    from megatron_eureka.data.convert import Columns, Conversion
+    from megatron_eureka.data.convert import Conversion
     from megatron_eureka.data.convert import convert as convert_files
+    from megatron_eureka.data.layouts import Columns
 
     setup_logging()
     folder = images or out.parent / "images"
     turn = ANSWER_PROMPT if system is None else system
     try:
-        counts = convert_files(files, Conversion(out, folder, Columns(id, question, answer, image), turn, limit))
+        columns = Columns(id, question, answer, image, options)
+        counts = convert_files(files, Conversion(out, folder, columns, turn, limit))
     except OSError as error:
         raise ValueError(f"{error.filename or out}: {error.strerror or error}") from error
     left_out = {kind: number for kind, number in counts.items() if kind != "written"}
@@ -82,7 +85,10 @@ def convert(
 @app.command(help=CHECK_HELP)
 def check(
     files: Annotated[list[Path], typer.Argument(help="Training JSONL.")],
-    against: Annotated[list[Path] | None, typer.Option(help="Test file, in any layout; may be repeated.")] = None,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(help="Test file or folder in any layout, or BENCHMARK=PATH as `eval` takes it; may be repeated."),
+    ] = None,
     model: Annotated[Path | None, typer.Option(help="Model folder: measure prompts in tokens too.")] = None,
     image_root: Annotated[
         Path | None, typer.Option(help="Folder of FILES' relative paths; default: their own.")
@@ -97,13 +103,25 @@ def check(
     if json_file and not json_file.parent.is_dir():  # said before the work
         raise ValueError(f"{json_file}: {json_file.parent} is no folder. Make it, or give another --json.")
     counter = _token_counter(model) if model else None
-    report = check_files(files, lambda labels: _judge(labels, workers), against or [], image_root, counter)
+    tests = [file for value in against or [] for file in _test_files(value)]
+    report = check_files(files, lambda labels: _judge(labels, workers), tests, image_root, counter)
     if json_file:
         _write(json_file, json.dumps(report.as_dict(), indent=1, ensure_ascii=False) + "\n")
     for line in render(report):
         typer.echo(line)
     if report.problems:
         raise typer.Exit(PROBLEMS_FOUND)
+
+
+def _test_files(value: str) -> list[Path]:
+    """The file or folder itself; of a benchmark, the files that its evaluation reads."""
+    from megatron_eureka.evaluate.benchmarks import BENCHMARKS
+    from megatron_eureka.evaluate.benchmarks.files import find_files
+
+    name, equals, path = value.partition("=")
+    if not equals or name not in BENCHMARKS or Path(value).exists():
+        return [Path(value)]
+    return find_files(Path(path), BENCHMARKS[name].PATTERNS)
 
 
 def _write(file: Path, text: str) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from megatron_eureka.data.fingerprint import look_alikes, normalise_text
 from megatron_eureka.data.images import ImageStore
 from megatron_eureka.data.items import Item, Problem, read_other_items, read_training_items
+from megatron_eureka.data.rows import table_files
 
 # A text is that of a test question, whatever the pictures, where it is longer than "Find x in the figure."
 MIN_TELLING_CHARACTERS = 40
@@ -86,12 +87,12 @@ def check_files(
     report = Report([str(path) for path in files], [str(path) for path in against])
     items = _sound(read_training_items(files, image_root), report)
     report.read = len(items)
-    report.lines = len(items) + len(report.problems)
+    report.lines = len(items) + sum(problem.kind != "empty" for problem in report.problems)
     report.problems += _label_problems(items, judge_labels, report)
     _measure(items, report, count_tokens)
     report.problems += [*_blank_pictures(items), *_repeated_ids(items), *_duplicates(items)]
     if against:
-        tests = _sound(read_other_items(against), report)
+        tests = _sound(read_other_items(file for path in against for file in table_files(path)), report)
         pictures = {picture.digest for test in tests for picture in test.pictures}
         report.tests = {"questions": len(tests), "images": len(pictures)}
         report.problems += _overlaps(items, tests)
@@ -182,8 +183,9 @@ def _overlaps(items: list[Item], tests: list[Item]) -> list[Problem]:
     """For each training question the closest kind of agreement with a test question."""
     keys, images, texts = {}, {}, {}
     for test in tests:
-        keys.setdefault(test.key, test.place)
-        texts.setdefault(test.key[0], test.place)
+        for key in test.keys:
+            keys.setdefault(key, test.place)
+            texts.setdefault(key[0], test.place)
         for picture in test.pictures:
             images.setdefault(picture.digest, test.place)
     similar = _similar(items, tests)

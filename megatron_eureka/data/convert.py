@@ -12,36 +12,21 @@ from typing import Any
 
 from megatron_eureka.config.schema import ANSWER_PROMPT
 from megatron_eureka.data.images import resolve
-from megatron_eureka.data.messages import parse_messages
-from megatron_eureka.data.records import BadRow, label_text
-from megatron_eureka.data.rows import picture_bytes, read_rows, save_picture
+from megatron_eureka.data.layouts import (
+    Columns,
+    Question,
+    as_parts,
+    has_own_pictures,
+    label_of,
+    place_pictures,
+    read_question,
+)
+from megatron_eureka.data.messages import image_sources, parse_prompt, turn_texts
+from megatron_eureka.data.records import BadRow
+from megatron_eureka.data.rows import numbered_rows, picture_bytes, refuse_folder, save_picture
 from megatron_eureka.log import logger, progress
 
-PLACEHOLDER = "<image>"
 MAX_NAMED = 20  # rows left out that are named one by one
-# Names that public sets give to a column, in the order they are looked for: MMK12, Geometry3K, MathVista.
-NAMES = {
-    "id": ("id", "pid", "question_id"),
-    "question": ("question", "problem", "query"),
-    "answer": ("answer", "ground_truth"),
-    "image": ("decoded_image", "image", "images", "image_path"),  # where both are, `image` is a path of their own disk
-}
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Names of the columns; empty: the first of NAMES that a row has."""
-
-    id: str = ""
-    question: str = ""
-    answer: str = ""
-    image: str = ""
-
-    def get(self, row: dict, kind: str) -> Any:
-        """The row's value of that kind, or None."""
-        given = getattr(self, kind)
-        names = (given,) if given else NAMES[kind]
-        return next((row[name] for name in names if row.get(name) is not None), None)
 
 
 @dataclass(frozen=True)
@@ -62,6 +47,8 @@ def convert(inputs: list[Path], options: Conversion) -> Counter[str]:
         ValueError: an input cannot be read, or no row is left.
         OSError: the output cannot be written.
     """
+    if options.out.is_dir():
+        raise ValueError(f"{options.out} is a folder. Give the JSONL file to write, such as {options.out}/train.jsonl.")
     options.out.parent.mkdir(parents=True, exist_ok=True)
     temporary = options.out.with_name(options.out.name + ".tmp")
     try:
@@ -96,9 +83,10 @@ def _write(inputs: list[Path], options: Conversion, file: Any) -> Counter[str]:
 def _all_rows(inputs: list[Path]) -> Iterator[tuple[Path, int, Any]]:
     """(file, number of the row in it, row) of all inputs."""
     for path in inputs:
+        refuse_folder(path)
         if not path.is_file():
             raise ValueError(f"{path}: no such file. Give .parquet, .json or .jsonl files.")
-        for number, row in enumerate(read_rows(path)):
+        for number, row in numbered_rows(path):
             yield path, number, row
 
 
@@ -112,10 +100,9 @@ def convert_row(row: Any, options: Conversion, root: Path, default_id: str) -> d
     Raises:
         BadRow: a part of it is missing or of no use.
     """
-    if not isinstance(row, dict):
-        raise BadRow("row", f"expected a mapping, got {type(row).__name__}")
-    answer = _answer(row, options.columns)
-    message = _own_turns(row["message"], options, root) if "message" in row else _turns(row, options, root)
+    question = read_question(row, options.columns)
+    answer = label_of(question)
+    message = _turns(question, options, root)
     record_id = options.columns.get(row, "id")
     record = {
         "id": default_id if record_id is None or record_id == "" else str(record_id),
@@ -138,60 +125,35 @@ def check_encodes(text: str) -> None:
         raise BadRow("text", f"half a surrogate pair at character {error.start}: {text[error.start]!a}") from error
 
 
-def question_parts(question: str, pictures: list[str]) -> list[dict]:
-    """A turn's content: text and pictures in their order; pictures without a place in the text come first."""
-    texts = question.split(PLACEHOLDER)
-    if len(texts) - 1 > len(pictures):
-        raise BadRow("question", f"{len(texts) - 1} {PLACEHOLDER} in the question for {len(pictures)} pictures")
-    first = len(pictures) - (len(texts) - 1)  # those without a place
-    parts: list[dict] = [{"type": "image", "image": source} for source in pictures[:first]]
-    for index, text in enumerate(texts):
-        if text.strip():
-            parts.append({"type": "text", "text": text.strip()})
-        if index < len(texts) - 1:
-            parts.append({"type": "image", "image": pictures[first + index]})
-    return parts
-
-
-def picture_values(row: dict, columns: Columns) -> list:
-    """The row's pictures, in whatever form `picture_bytes` takes."""
-    values = columns.get(row, "image")
-    return [] if values is None else list(values) if isinstance(values, list | tuple) else [values]
-
-
-def _answer(row: dict, columns: Columns) -> str:
-    answer = label_text(columns.get(row, "answer"))
-    if answer is None or not answer.strip():
-        wanted = columns.answer or "/".join(NAMES["answer"])
-        raise BadRow("answer", f"no text or finite number under {wanted!r}; the row has {sorted(row)}")
-    return answer.strip()
-
-
-def _turns(row: dict, options: Conversion, root: Path) -> list[dict]:
-    question = options.columns.get(row, "question")
-    if not isinstance(question, str) or not question.strip():
-        wanted = options.columns.question or "/".join(NAMES["question"])
-        raise BadRow("question", f"no text under {wanted!r}; the row has {sorted(row)}")
-    values = picture_values(row, options.columns)
-    sources = [_save(picture_bytes(value, root), options) for value in values]
-    turns = [{"role": "user", "content": question_parts(question, sources)}]
-    return [{"role": "system", "content": options.system}, *turns] if options.system else turns
-
-
-def _own_turns(message: Any, options: Conversion, root: Path) -> list[dict]:
-    """Chat turns as they are; their pictures are copied into the folder."""
+def _turns(question: Question, options: Conversion, root: Path) -> list[dict]:
+    """The question's turns; the pictures are files in the output's folder."""
+    if not image_sources(question.turns) and not "".join(turn_texts(question.turns[-1])).strip():
+        raise BadRow("question", "the question is empty")
+    if has_own_pictures(question):
+        turns = [_with_saved_pictures(turn, options, root) for turn in question.turns]
+    else:
+        sources = [_save(picture_bytes(value, root), options) for value in question.pictures]
+        turns = place_pictures(question.turns, sources)
+    if options.system and not question.complete:
+        turns = [{"role": "system", "content": options.system}, *turns]
     try:
-        turns = parse_messages(message)
+        return list(parse_prompt(turns))
     except ValueError as error:
         raise BadRow("message", str(error)) from error
-    for part in (part for turn in turns if isinstance(turn["content"], list) for part in turn["content"]):
+
+
+def _with_saved_pictures(turn: dict, options: Conversion, root: Path) -> dict:
+    """A turn whose own pictures are copied into the folder."""
+    parts = []
+    for part in as_parts(turn["content"]):
         if part["type"] == "image":
             try:
                 source = resolve(part["image"], root)
             except ValueError as error:
                 raise BadRow("picture", str(error)) from error
-            part["image"] = _save(picture_bytes(source, root), options)
-    return list(turns)
+            part = part | {"image": _save(picture_bytes(source, root), options)}
+        parts.append(part)
+    return turn if isinstance(turn["content"], str) else turn | {"content": parts}
 
 
 def _save(data: bytes, options: Conversion) -> str:

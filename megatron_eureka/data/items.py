@@ -3,36 +3,56 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from megatron_eureka.data.convert import PLACEHOLDER, Columns, check_encodes, picture_values
+from qwen_vl_utils.vision_process import MAX_RATIO
+
+from megatron_eureka.data.convert import check_encodes
 from megatron_eureka.data.fingerprint import Picture, fingerprint, normalise_text
 from megatron_eureka.data.images import read_bytes, resolve
-from megatron_eureka.data.messages import IMAGE_TOKEN, has_image_token, image_sources, parse_messages
+from megatron_eureka.data.layouts import Columns, read_question
+from megatron_eureka.data.messages import (
+    IMAGE_TOKEN,
+    PLACEHOLDER,
+    has_image_token,
+    image_sources,
+    named_pictures,
+    parse_prompt,
+    turn_texts,
+)
 from megatron_eureka.data.records import BadRow, answer_of, parse_record, response_of
-from megatron_eureka.data.rows import picture_bytes, read_rows
+from megatron_eureka.data.rows import numbered_rows, picture_bytes, refuse_folder
 from megatron_eureka.log import progress
+
+MAX_PATH = 1024  # characters; what is longer is base64
 
 
 @dataclass(frozen=True)
 class Item:
     """A question."""
 
-    place: str  # file:line, or file:row from 0 for parquet and JSON lists
+    place: str  # file:line, or file:row from 0 for parquet and JSON
     id: str
     text: str  # of the user's turns, pictures left out
     answer: str | None  # None: a demonstration or a test row without one
     pictures: tuple[Picture, ...] = ()
     messages: tuple[dict, ...] = ()  # chat turns; () for a row of another layout
     sources: tuple[str, ...] = ()  # where the pictures are, resolved
+    bare: str = ""  # the question alone, where a test row has options or a context too
 
     @property
     def key(self) -> tuple[str, tuple[str, ...]]:
         """Equal for questions that are the same: normalised text and the pictures' content."""
         return normalise_text(self.text), tuple(sorted(picture.digest for picture in self.pictures))
+
+    @property
+    def keys(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """With options and context, and without them."""
+        return (self.key, (normalise_text(self.bare), self.key[1])) if self.bare else (self.key,)
 
 
 @dataclass(frozen=True)
@@ -52,7 +72,11 @@ class Cache:
 
     def get(self, source: str) -> Picture:
         if source not in self.pictures:
-            self.pictures[source] = fingerprint(read_bytes(source))
+            data = read_bytes(source)
+            try:
+                self.pictures[source] = fingerprint(data)
+            except ValueError as error:
+                raise ValueError(f"{source:.300} is {error}") from error
         return self.pictures[source]
 
 
@@ -63,8 +87,13 @@ def read_training_items(paths: Iterable[Path], image_root: Path | None) -> Itera
         ValueError: a file is missing.
     """
     cache = Cache()
+    paths = list(paths)
+    for path in paths:
+        _check_is_jsonl(path)
     for place, path, line in progress(_lines(paths), "checking"):
         try:
+            if not line:
+                raise BadRow("empty", "no line in it; training stops where no prompt is left")
             yield _training_item(line, place, image_root or path.parent, cache)
         except BadRow as error:
             yield Problem(error.kind, place, str(error))
@@ -81,26 +110,49 @@ def read_other_items(paths: Iterable[Path]) -> Iterator[Item | Problem]:
     cache = Cache()
     for path in paths:
         _check_exists(path)
-        for number, row in progress(enumerate(read_rows(path)), f"reading {path.name}"):
+        number = None
+        for number, row in progress(numbered_rows(path), f"reading {path.name}"):
             place = f"{path}:{number}"
             try:
                 yield _other_item(row, place, path.parent, cache)
             except BadRow as error:
                 yield Problem("test_row", place, str(error))
+        if number is None:
+            yield Problem("test_row", str(path), "no row in it")
 
 
 def _lines(paths: Iterable[Path]) -> Iterator[tuple[str, Path, bytes]]:
+    """(file:line, file, line); of a file without one (file, file, nothing)."""
     for path in paths:
-        _check_exists(path)
+        empty = True
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
+                    empty = False
                     yield f"{path}:{number}", path, line
+        if empty:
+            yield str(path), path, b""
 
 
 def _check_exists(path: Path) -> None:
+    refuse_folder(path)
     if not path.is_file():
         raise ValueError(f"{path}: no such file.")
+
+
+def _check_is_jsonl(path: Path) -> None:
+    _check_exists(path)
+    with path.open("rb") as file:
+        start = file.read(64).lstrip()
+    kind = (
+        "parquet"
+        if start.startswith(b"PAR1")
+        else "a JSON list"
+        if path.suffix == ".json" and start[:1] == b"["
+        else ""
+    )
+    if kind:
+        raise ValueError(f"{path} is {kind}, and training reads JSONL. Run `megatron-eureka data convert` on it first.")
 
 
 def _training_item(line: bytes, place: str, root: Path, cache: Cache) -> Item:
@@ -110,12 +162,22 @@ def _training_item(line: bytes, place: str, root: Path, cache: Cache) -> Item:
     item = _item_of_turns(record, answer, place, root, cache)
     if has_image_token(item.messages):
         raise BadRow("message", f"{IMAGE_TOKEN} in a text. Leave it out; give pictures as parts of a turn's content")
+    named = named_pictures(item.messages)
+    if named and len(named) != len(item.pictures):
+        raise BadRow(
+            "message", f"{', '.join(named)} in a text, which nothing replaces, for {len(item.pictures)} pictures"
+        )
+    for source, picture in zip(item.sources, item.pictures, strict=True):
+        width, height = picture.width, picture.height
+        if max(width, height) > MAX_RATIO * min(width, height):
+            size = f"{source:.300} ({width} x {height})"
+            raise BadRow("picture", f"{size} is longer than {MAX_RATIO} times its width. Crop or pad it")
     return item
 
 
 def _item_of_turns(row: dict, answer: str | None, place: str, root: Path, cache: Cache) -> Item:
     try:
-        messages = parse_messages(row["message"])
+        messages = parse_prompt(row["message"])
         sources = tuple(resolve(source, root) for source in image_sources(messages))
     except ValueError as error:
         raise BadRow("message", str(error)) from error
@@ -127,34 +189,32 @@ def _item_of_turns(row: dict, answer: str | None, place: str, root: Path, cache:
     return Item(place, str(row.get("id", place)), _text(messages), answer, pictures, messages, sources)
 
 
-def _other_item(row: Any, place: str, root: Path, cache: Cache) -> Item:
-    if not isinstance(row, dict):
-        raise BadRow("row", f"expected a mapping, got {type(row).__name__}")
-    if "message" not in row:
-        return _item_of_row(row, place, root)
-    return _item_of_turns(row, _any_text(row.get("answer")), place, root, cache)
-
-
-def _item_of_row(row: dict, place: str, root: Path) -> Item:
-    columns = Columns()
-    question, answer = columns.get(row, "question"), columns.get(row, "answer")
-    if not isinstance(question, str):
-        raise BadRow("question", f"no text of a question; the row has {sorted(row)}")
+def _other_item(row: Any, place: str, folder: Path, cache: Cache) -> Item:
+    question = read_question(row, Columns())
     try:
-        pictures = tuple(fingerprint(picture_bytes(value, root)) for value in picture_values(row, columns))
+        pictures = [cache.get(resolve(source, folder)) for source in image_sources(question.turns)]
+        if not pictures:
+            values = question.pictures
+            pictures = [fingerprint(picture_bytes(value, _root_of(value, folder))) for value in values]
     except ValueError as error:
         raise BadRow("picture", str(error)) from error
-    text = question.replace(PLACEHOLDER, " ")
-    return Item(place, str(columns.get(row, "id") or place), text, _any_text(answer), pictures)
+    named = named_pictures(question.turns)
+    if named and not pictures:
+        raise BadRow("picture", f"the question names {', '.join(named)}, and the row has no picture")
+    record_id = str(Columns().get(row, "id") or place)
+    bare = PLACEHOLDER.sub(" ", question.bare)
+    return Item(place, record_id, _text(question.turns), None, tuple(pictures), bare=bare)
 
 
-def _any_text(answer: Any) -> str | None:
-    return None if answer is None else str(answer)
+def _root_of(value: Any, folder: Path) -> Path:
+    """Where the picture's path starts: public sets have tables beside their pictures, or one folder deeper."""
+    name = value.get("path") if isinstance(value, dict) and not value.get("bytes") else value
+    if not isinstance(name, str) or len(name) > MAX_PATH:
+        return folder
+    roots = (folder, folder / "images", folder.parent, folder.parent / "images")
+    return next((root for root in roots if os.path.isfile(root / name.removeprefix("file://"))), folder)
 
 
 def _text(messages: tuple[dict[str, Any], ...]) -> str:
-    contents = [turn["content"] for turn in messages if turn["role"] == "user"]
-    return "\n".join(
-        content if isinstance(content, str) else " ".join(part.get("text", "") for part in content)
-        for content in contents
-    ).strip()
+    texts = [" ".join(turn_texts(turn)) for turn in messages if turn["role"] == "user"]
+    return PLACEHOLDER.sub(" ", "\n".join(texts)).strip()

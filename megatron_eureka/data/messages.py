@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 ROLES = ("system", "user", "assistant", "tool")
 IMAGE_TOKEN = "<|image_pad|>"  # where the chat template puts a picture; text must not hold it
+# Where public sets put a picture: the next one, the n-th, or one of a number of their own.
+PLACEHOLDER = re.compile(r"<(?:image[ _]?(?P<number>\d{0,2})|img_\d{1,9})>")
 
 
 def parse_messages(value: Any) -> tuple[dict, ...]:
@@ -29,6 +32,39 @@ def parse_messages(value: Any) -> tuple[dict, ...]:
     return tuple(_parse_turn(turn) for turn in value)
 
 
+def parse_prompt(value: Any) -> tuple[dict, ...]:
+    """Chat turns that ask something: what training and evaluation take.
+
+    Raises:
+        ValueError: as `parse_messages`; the last turn is not the user's, so that the answer may stand in the prompt;
+            it is empty; or a text names pictures and there is none.
+    """
+    messages = parse_messages(value)
+    last = messages[-1]
+    if last["role"] != "user":
+        raise ValueError(f"message: the last turn is the {last['role']}'s, expected the user's; an answer is no turn")
+    if not image_sources((last,)) and not "".join(turn_texts(last)).strip():
+        raise ValueError("message: the user's last turn is empty")
+    named = named_pictures(messages)
+    if named and not image_sources(messages):
+        raise ValueError(f"message: {', '.join(named)} in a text, but no picture. Give pictures as parts of the turn")
+    return messages
+
+
+def turn_texts(turn: dict) -> list[str]:
+    """The texts of a turn in their order."""
+    content = turn["content"]
+    return [content] if isinstance(content, str) else [part["text"] for part in content if part["type"] == "text"]
+
+
+def named_pictures(messages: tuple[dict, ...]) -> list[str]:
+    """Placeholders such as <image> or <image2> that the user's texts hold; a numbered one counts once."""
+    texts = [text for turn in messages if turn["role"] == "user" for text in turn_texts(turn)]
+    found = [match for text in texts for match in PLACEHOLDER.finditer(text)]
+    bare = [match.group() for match in found if match["number"] == ""]
+    return bare + list(dict.fromkeys(match.group() for match in found if match["number"] != ""))
+
+
 def image_sources(messages: tuple[dict, ...]) -> list[str]:
     """The sources of all pictures in the order of their placeholders."""
     parts = [part for turn in messages if isinstance(turn["content"], list) for part in turn["content"]]
@@ -37,10 +73,7 @@ def image_sources(messages: tuple[dict, ...]) -> list[str]:
 
 def has_image_token(messages: tuple[dict, ...]) -> bool:
     """Whether a text holds the placeholder of a picture, so that there would be more placeholders than pictures."""
-    contents = [turn["content"] for turn in messages]
-    parts = [part for content in contents if isinstance(content, list) for part in content]
-    texts = [content for content in contents if isinstance(content, str)] + [part.get("text", "") for part in parts]
-    return any(IMAGE_TOKEN in text for text in texts)
+    return any(IMAGE_TOKEN in text for turn in messages for text in turn_texts(turn))
 
 
 def _parse_turn(turn: Any) -> dict:

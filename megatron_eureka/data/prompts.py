@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import TemplateError
 
 from megatron_eureka.data.images import ImageStore
-from megatron_eureka.data.messages import image_sources, parse_messages
+from megatron_eureka.data.messages import image_sources, parse_prompt
 from megatron_eureka.data.records import BadRow, answer_of, parse_record, response_of
 from megatron_eureka.log import logger, progress
 from megatron_eureka.types import ImageKey, Prompt
@@ -151,7 +151,7 @@ def _build(
     record: dict, answer: str, place: str, options: Data, processor: Any, store: ImageStore, root: Path
 ) -> Prompt:
     try:
-        messages = parse_messages(record["message"])
+        messages = parse_prompt(record["message"])
     except ValueError as error:
         raise _BadLine("bad_line", f"id {record['id']!r}: {error}") from error
     if options.system_prompt:

@@ -17,29 +17,85 @@ import pyarrow.parquet
 from megatron_eureka.data.decoding import decode
 from megatron_eureka.data.records import BadRow
 
+SUFFIXES = (".parquet", ".json", ".jsonl")
 
-def read_rows(path: Path) -> Iterator[dict]:
-    """The rows of a file.
+
+def read_rows(path: Path) -> Iterator[Any]:
+    """The rows of a file, as `numbered_rows` gives them."""
+    return (row for _, row in numbered_rows(path))
+
+
+def numbered_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    """(number, row) of a file: lines from 1, other rows from 0; a line that is no JSON is the `BadRow` that says so.
 
     Raises:
         ValueError: another kind of file, or a broken one.
     """
     if path.suffix == ".parquet":
-        yield from _read_parquet(path)
+        yield from enumerate(_read_parquet(path))
     elif path.suffix == ".jsonl":
         with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield _parse(line, f"{path}:{number}")
+            yield from ((number, _parse_line(line)) for number, line in enumerate(file, 1) if line.strip())
     elif path.suffix == ".json":
-        rows = _parse(path.read_bytes(), str(path))
-        if not isinstance(rows, list):
-            raise ValueError(
-                f"{path}: expected a list of rows, got {type(rows).__name__}. Give a row a line as .jsonl."
-            )
-        yield from rows
+        yield from enumerate(_read_json(path))
     else:
         raise ValueError(f"{path}: unknown kind {path.suffix!r}. Give .parquet, .json or .jsonl files.")
+
+
+def table_files(path: Path) -> list[Path]:
+    """The file itself, or the tables of one kind below a folder.
+
+    Raises:
+        ValueError: it is missing, there is none in it, or they are of several kinds.
+    """
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise ValueError(f"{path}: no such file.")
+    found = _tables_below(path)
+    if len({file.suffix for file in found}) != 1:
+        raise ValueError(f"{path} {_listed(path, found)} Give one of its files, or a folder with files of one kind.")
+    return found
+
+
+def refuse_folder(path: Path) -> None:
+    """Refuse a folder, and say what is in it.
+
+    Raises:
+        ValueError: it is one.
+    """
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; it {_listed(path, _tables_below(path))} Give files.")
+
+
+def _tables_below(folder: Path) -> list[Path]:
+    files = (Path(parent) / name for parent, _, names in os.walk(folder) for name in names)
+    return sorted(
+        file
+        for file in files
+        if file.suffix in SUFFIXES and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+    )
+
+
+def _listed(folder: Path, files: list[Path]) -> str:
+    names = ", ".join(str(file.relative_to(folder)) for file in files[:8]) + (", ..." if len(files) > 8 else "")
+    return f"holds {names}." if files else "holds no .parquet, .json or .jsonl file."
+
+
+def _read_json(path: Path) -> list:
+    """A list of rows, or a mapping of ids to them."""
+    try:
+        rows = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not valid JSON: {error}") from error
+    if isinstance(rows, dict) and rows and all(isinstance(row, dict) for row in rows.values()):
+        return [{"id": key} | row for key, row in rows.items()]
+    if not isinstance(rows, list):
+        raise ValueError(
+            f"{path}: expected a list of rows or a mapping of ids to rows, got {type(rows).__name__}. "
+            "Give a row a line as .jsonl."
+        )
+    return rows
 
 
 def _read_parquet(path: Path) -> Iterator[dict]:
@@ -50,11 +106,11 @@ def _read_parquet(path: Path) -> Iterator[dict]:
         raise ValueError(f"{path}: not readable as parquet: {error}") from error
 
 
-def _parse(text: bytes, place: str) -> Any:
+def _parse_line(line: bytes) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(line)
     except (ValueError, RecursionError) as error:  # UTF-8 that is none is a ValueError too
-        raise ValueError(f"{place}: not valid JSON: {error}") from error
+        return BadRow("json", f"not valid JSON: {error}")
 
 
 def picture_bytes(value: Any, root: Path) -> bytes:

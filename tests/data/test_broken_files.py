@@ -9,7 +9,8 @@ from PIL import features
 from megatron_eureka.config.load import load_config
 from megatron_eureka.data.fingerprint import fingerprint
 from megatron_eureka.data.images import ImageStore
-from megatron_eureka.data.rows import BadRow, read_rows, save_picture
+from megatron_eureka.data.records import BadRow
+from megatron_eureka.data.rows import numbered_rows, read_rows, save_picture
 from tests.data.pictures import triangle
 
 
@@ -43,11 +44,15 @@ def test_errors_of_any_format_are_one(processor, tmp_path, broken):
         store.add("broken", tmp_path)
 
 
-@pytest.mark.parametrize("name, place", [("rows.jsonl", r"rows.jsonl:2"), ("rows.json", "rows.json")])
-def test_rows_that_are_no_utf_8_name_their_file(tmp_path, name, place):
-    (tmp_path / name).write_bytes(b'{"question": "A"}\n{"question": "\xff"}\n')
-    with pytest.raises(ValueError, match=f"{place}: not valid JSON: .*0xff"):
-        list(read_rows(tmp_path / name))
+def test_rows_that_are_no_utf_8_are_named(tmp_path):
+    lines, rows = tmp_path / "rows.jsonl", tmp_path / "rows.json"
+    for path in (lines, rows):
+        path.write_bytes(b'{"question": "A"}\n\n{"question": "\xff"}\n{"question": "B"}\n')
+    (first, _), (second, broken), (third, _) = numbered_rows(lines)
+    assert (first, second, third) == (1, 3, 4) and isinstance(broken, BadRow) and broken.kind == "json"
+    assert "not valid JSON" in str(broken) and "0xff" in str(broken)
+    with pytest.raises(ValueError, match="rows.json: not valid JSON: .*0xff"):
+        list(read_rows(rows))
 
 
 def test_options_that_are_no_utf_8_name_their_file(tmp_path):

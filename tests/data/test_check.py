@@ -134,6 +134,153 @@ def test_huge_whole_numbers_and_ids_that_are_null(folder):
     assert check_files([path], judge).problems == []
 
 
+def turns(*contents, role="user"):
+    return {"message": [{"role": role, "content": content} for content in contents], "answer": "1"}
+
+
+@pytest.mark.parametrize(
+    "one, says",
+    [
+        (turns("3 + 4?") | {"message": [*turns("3 + 4?")["message"], {"role": "assistant", "content": "7"}]}, "last"),
+        (turns("Be brief.", role="system"), "the last turn is the system's"),
+        (turns(""), "empty"),
+        (turns(" \n"), "empty"),
+        (turns([]), "empty"),
+        (turns([{"type": "text", "text": " "}]), "empty"),
+        (turns("What is in <image>?") | {"image": "0.png"}, "<image> in a text, but no picture"),
+        (turns("What is in <image1> and <image_2>?"), "<image1>, <image_2> in a text"),
+    ],
+)
+def test_prompts_that_ask_nothing_or_tell_the_answer_are_refused(folder, processor, one, says):
+    """By checking and by training, with the same words."""
+    folder.picture("0.png", 0)
+    path = folder.file("train.jsonl", line("Good?", "1"), one)
+    report = check_files([path], judge)
+    assert found(report) == [("message", 2)] and says in report.problems[0].reason
+    store = ImageStore.from_options(Data(), processor.image_processor)
+    with pytest.raises(ValueError) as error:
+        load_prompts([path], Data(), processor, store)
+    assert report.problems[0].reason in str(error.value)
+
+
+def test_placeholders_are_counted_against_the_pictures(folder):
+    one, two = folder.picture("0.png", 0), folder.picture("1.png", 1)
+    path = folder.file(
+        "train.jsonl",
+        line("See <image1>, again <image1>, and <image2>.", "1", one),
+        line("See <image1>, again <image1>, and <image2>.", "1", one, two),
+        line("See <image>.", "1", one, two),
+        line("See <image>.", "1", one),
+    )
+    assert found(check_files([path], judge)) == [("message", 1), ("message", 3)]
+
+
+def test_a_picture_alone_and_turns_before_the_last_are_prompts(folder, processor):
+    folder.picture("0.png", 0)
+    alone = turns([{"type": "image", "image": "0.png"}])
+    talk = alone | {"message": [*turns("2 + 2?")["message"], {"role": "assistant", "content": "4"}, *alone["message"]]}
+    path = folder.file("train.jsonl", alone, talk)
+    assert check_files([path], judge).problems == []
+    store = ImageStore.from_options(Data(), processor.image_processor)
+    assert len(load_prompts([path], Data(), processor, store)) == 2
+
+
+def test_long_and_narrow_pictures_are_named(folder, processor):
+    """With or without a model; 200 times as long as wide is the most that training takes."""
+    for name, size in (("long.png", (2000, 2)), ("high.png", (2, 402)), ("most.png", (2000, 10))):
+        triangle(0).resize(size).save(folder.path / name)
+    lines = [line(name, "1", name) for name in ("long.png", "high.png", "most.png")]
+    path = folder.file("train.jsonl", *lines)
+    for counter in (None, TokenCounter(processor, Data().min_pixels, Data().max_pixels)):
+        report = check_files([path], judge, count_tokens=counter)
+        assert found(report) == [("picture", 1), ("picture", 2)]
+        assert "long.png (2000 x 2)" in report.problems[0].reason
+    test = folder.file("test.jsonl", lines[0])
+    assert check_files([folder.file("ours.jsonl", lines[2])], judge, [test]).problems == []  # no fault of training's
+
+
+@pytest.mark.parametrize("content", ["", " \n\n"])
+def test_files_without_a_line_are_a_problem(folder, content):
+    empty, good = folder.path / "empty.jsonl", folder.file("train.jsonl", line("Good?", "1"))
+    empty.write_text(content)
+    report = check_files([good, empty], judge)
+    assert [(problem.kind, problem.place) for problem in report.problems] == [("empty", str(empty))]
+    assert (report.lines, report.read) == (1, 1)
+    report = check_files([good], judge, [empty])
+    assert [(problem.kind, problem.place) for problem in report.problems] == [("test_row", str(empty))]
+
+
+def test_tables_that_training_does_not_read_are_one_message(folder):
+    good = folder.file("good.jsonl", line("Good?", "1"))
+    pyarrow.parquet.write_table(pyarrow.table({"question": ["Q"] * 9}), folder.path / "rows.parquet")
+    (folder.path / "renamed.jsonl").write_bytes((folder.path / "rows.parquet").read_bytes())
+    (folder.path / "rows.json").write_text('[\n {"question": "Q"}\n]')
+    for name in ("rows.parquet", "renamed.jsonl", "rows.json"):
+        with pytest.raises(ValueError, match=rf"{name} is .* Run `megatron-eureka data convert`"):
+            check_files([good, folder.path / name], judge)
+
+
+def test_numbered_pictures_of_a_test_file_are_seen(folder):
+    """OlympiadBench's columns; the placeholders are no part of the text."""
+    for seed in range(2):
+        folder.picture(f"{seed}.png", seed)
+    train = folder.file(
+        "train.jsonl", line("In the circle, find x.", "1", "0.png", "1.png"), line("New?", "1", "1.png")
+    )
+    row = {f"image_{number}": None for number in range(1, 10)}
+    row |= {f"image_{seed + 1}": {"bytes": encoded(triangle(seed)), "path": None} for seed in range(2)}
+    rows = [row | {"question": "In <image_1> the circle, find x. <image_2>", "final_answer": ["1"]}]
+    rows.append(row | {"question": "A gap", "image_1": None})
+    parquet = folder.path / "test.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), parquet)
+    report = check_files([train], judge, [parquet])
+    assert found(report) == [("test_row", 1), ("test_question", 1), ("test_image", 2)]
+    assert report.tests == {"questions": 1, "images": 2}
+
+
+def test_a_test_row_whose_pictures_are_elsewhere_is_named(folder):
+    train = folder.file("train.jsonl", line("Q?", "1"))
+    test = folder.file("test.jsonl", {"question": "In <img_7> find x."}, {"question": "In <image> find x."})
+    report = check_files([train], judge, [test])
+    assert found(report) == [("test_row", 1), ("test_row", 2)] and "<img_7>" in report.problems[0].reason
+
+
+def test_a_mapping_of_rows_with_pictures_beside_its_folder(folder):
+    """MathVista's testmini.json; a question is the same with its options and without them."""
+    (folder.path / "set" / "data").mkdir(parents=True)
+    (folder.path / "set" / "images").mkdir()
+    for name in ("set/images/1.png", "1.png"):
+        folder.picture(name, 1)
+    rows = {"1": {"pid": "1", "question": "Find x.", "image": "images/1.png", "choices": ["3", "4"], "answer": "4"}}
+    test = folder.path / "set" / "data" / "testmini.json"
+    test.write_text(json.dumps(rows))
+    hint = "\n(A) 3\n(B) 4\nAnswer with the letter of the right option."
+    train = folder.file("train.jsonl", line("Find x.", "4", "1.png"), line("Find x." + hint, "B", "1.png"))
+    report = check_files([train], judge, [test])
+    assert found(report) == [("test_question", 1), ("test_question", 2)]
+
+
+def test_a_folder_of_one_kind_of_table_is_a_test_set(folder):
+    (folder.path / "set" / "data").mkdir(parents=True)
+    (folder.path / "set" / ".cache").mkdir()
+    folder.file("set/.cache/info.json", {})
+    for part in range(2):
+        folder.file(f"set/data/{part}.jsonl", {"question": f"Question {part}?"})
+    train = folder.file("train.jsonl", line("Question 1?", "1"))
+    report = check_files([train], judge, [folder.path / "set"])
+    assert found(report) == [("test_question", 1)] and report.tests["questions"] == 2
+    folder.file("set/info.json", {})
+    (folder.path / "none").mkdir()
+    with pytest.raises(ValueError, match=r"holds data/0.jsonl, data/1.jsonl, info.json. Give one of its files"):
+        check_files([train], judge, [folder.path / "set"])
+    with pytest.raises(ValueError, match=r"holds no .parquet, .json or .jsonl"):
+        check_files([train], judge, [folder.path / "none"])
+    with pytest.raises(
+        ValueError, match=r"set is a folder; it holds data/0.jsonl, data/1.jsonl, info.json. Give files"
+    ):
+        check_files([folder.path / "set"], judge)
+
+
 def test_pictures_of_one_colour_are_named(folder):
     Image.new("RGBA", (40, 40), (0, 0, 0, 0)).save(folder.path / "nothing.png")
     Image.new("RGB", (40, 40), "red").save(folder.path / "red.png")
@@ -196,7 +343,7 @@ def test_overlap_with_test_files_of_any_layout(folder):
     folder.picture("t.png", 1)
     ours = folder.file("test.jsonl", line("Test question", "2", "t.png"), {"question": 5}, "[]")
     report = check_files([train], judge, [ours])
-    assert found(report) == [("test_row", 1), ("test_row", 2), ("test_image", 2)]
+    assert found(report) == [("test_row", 2), ("test_row", 3), ("test_image", 2)]
 
 
 def test_every_picture_of_a_question_is_held_against_the_tests(folder):
@@ -248,6 +395,12 @@ def test_look_alikes_survive_encoding_and_scaling_and_nothing_else(monkeypatch):
     monkeypatch.setattr("megatron_eureka.data.fingerprint.ROWS_AT_ONCE", 2)
     assert look_alikes([1 << 60, 7, (1 << 90) - 1, 3], [3]) == [(0, 0, 3), (1, 0, 1), (3, 0, 0)]
     assert look_alikes([0b1111], [0b1110, 0b0, 0b10000111 << 192], max_distance=8) == [(0, 0, 1), (0, 2, 8)]
+
+
+def test_two_drawings_that_are_nearly_alike_are_two():
+    hashes = [fingerprint(encoded(triangle(seed))).shape_hash for seed in (61, 264)]
+    [(_, _, distance)] = look_alikes(hashes[:1], hashes[1:], max_distance=60)
+    assert distance == 50 and look_alikes(hashes[:1], hashes[1:]) == []
 
 
 def test_black_drawings_on_nothing_look_like_what_is_seen():

@@ -2,6 +2,7 @@
 
 import base64
 import json
+from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
@@ -9,13 +10,16 @@ import pytest
 from PIL import Image
 
 from megatron_eureka.config.schema import ANSWER_PROMPT, Data
-from megatron_eureka.data.convert import Columns, Conversion, convert
+from megatron_eureka.data.convert import Conversion, convert, convert_row
 from megatron_eureka.data.images import ImageStore
+from megatron_eureka.data.layouts import Columns
 from megatron_eureka.data.prompts import load_prompts
+from megatron_eureka.data.records import BadRow
 from megatron_eureka.log import logger
 from tests.data.pictures import encoded, triangle
 
-ONE, TWO = encoded(triangle(1)), encoded(triangle(2))
+ONE, TWO, THREE = (encoded(triangle(seed)) for seed in (1, 2, 3))
+LAST = ("message", "expected the user's")
 
 
 def run(out, *inputs, **options):
@@ -142,7 +146,7 @@ def test_columns_limit_and_system_turn(tmp_path):
     [
         ("rows.json", "{", "not valid JSON"),
         ("rows.json", "[" * 200_000, "rows.json: not valid JSON"),
-        ("rows.jsonl", "[" * 200_000, "rows.jsonl:1: not valid JSON"),
+        ("rows.jsonl", "[" * 200_000, "could be used: {'json': 1}"),
         ("rows.jsonl", json.dumps({"message": "[" * 200_000, "answer": "1"}), "{'message': 1}"),
         ("rows.json", "{}", "expected a list of rows"),
         ("rows.parquet", "PAR1", "not readable as parquet"),
@@ -159,3 +163,181 @@ def test_what_cannot_be_read_is_refused_and_nothing_is_written(tmp_path, name, c
     with pytest.raises(ValueError, match=says):
         run(out, source)
     assert not list(out.parent.iterdir())
+
+
+def test_folders_are_no_files(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"question": "1?", "answer": "1"}\n')
+    with pytest.raises(ValueError, match="is a folder; it holds rows.jsonl. Give files"):
+        run(tmp_path / "train.jsonl", tmp_path)
+    for out in (tmp_path, Path("/"), Path(".")):
+        with pytest.raises(ValueError, match="is a folder. Give the JSONL file to write"):
+            run(out, tmp_path / "rows.jsonl")
+
+
+def test_lines_that_are_no_json_are_left_out(tmp_path, caplog):
+    source, out = tmp_path / "rows.jsonl", tmp_path / "train.jsonl"
+    source.write_text('{"question": "1?", "answer": "1"}\n\n{"question": \n{"question": "2?", "answer": "2"}\n')
+    logger.addHandler(caplog.handler)
+    try:
+        assert run(out, source) == {"written": 2, "json": 1}
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert "left out: rows.jsonl:3: not valid JSON" in caplog.text
+    assert [json.loads(line)["id"] for line in out.read_text().splitlines()] == ["rows.jsonl:1", "rows.jsonl:4"]
+
+
+def convert_rows(tmp_path, *rows, **options):
+    """(counts, records, what each prompt's turns say, pictures as their bytes)."""
+    source, out = tmp_path / "rows.parquet", tmp_path / "train.jsonl"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(rows)), source)
+    counts = run(out, source, **options)
+    records = [json.loads(line) for line in out.read_text().splitlines()]
+    return counts, records, [[shown(turn, tmp_path) for turn in json.loads(one["message"])] for one in records]
+
+
+def shown(turn, folder):
+    content = turn["content"]
+    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    said = [part["text"] if part["type"] == "text" else (folder / part["image"]).read_bytes() for part in parts]
+    return turn["role"], *said
+
+
+SYSTEM = ("system", ANSWER_PROMPT)
+HINT = "\nAnswer with the letter of the right option."
+
+
+@pytest.mark.parametrize(
+    "row, asked, answer",
+    [
+        (  # MathVista: the answer is an option's text
+            {"question": "Find it.", "choices": ["45°", "60°"], "answer": "60°", "decoded_image": {"bytes": ONE}},
+            *((ONE, "Find it.\n(A) 45°\n(B) 60°" + HINT), "B"),
+        ),
+        (  # MathVision: a letter; a placeholder with a number
+            {"question": "Area?\n<image1>", "options": ["1", "2", "4"], "answer": "C", "decoded_image": {"bytes": ONE}},
+            *(("Area?", ONE, "(A) 1\n(B) 2\n(C) 4" + HINT), "C"),
+        ),
+        (  # options in the picture
+            {"question": "Which?", "options": ["A", "B"], "answer": "B", "decoded_image": {"bytes": ONE}},
+            *((ONE, "Which?" + HINT), "B"),
+        ),
+        (  # options that the question has already
+            {"question": "Which? (A) one (B) two", "options": ["one", "two"], "answer": "(A)"},
+            *(("Which? (A) one (B) two" + HINT,), "A"),
+        ),
+        (
+            {"question": "How many?", "options": [2.5, 3.0], "answer": "3.0"},
+            ("How many?\n(A) 2.5\n(B) 3.0" + HINT,),
+            "B",
+        ),
+        ({"question": "Find x.", "choices": None, "answer": "3"}, ("Find x.",), "3"),
+        ({"question": "Find x.", "context": "Let y = 1.", "answer": ["3"]}, ("Let y = 1.\n\nFind x.",), "3"),
+        (  # OlympiadBench
+            {"question": "In <image_2> and <image_1>", "final_answer": ["$2$"], "image_1": ONE, "image_2": TWO},
+            *(("In", TWO, "and", ONE), "$2$"),
+        ),
+        (  # numbers say which, and the others are taken in turn
+            {"question": "<image2> is not <image> or <image>", "answer": "1", "images": [ONE, TWO, THREE]},
+            *((TWO, "is not", ONE, "or", THREE), "1"),
+        ),
+        ({"question": "<image1> twice, <image1>", "answer": "1", "image": ONE}, (ONE, "twice,", ONE), "1"),
+    ],
+)
+def test_options_and_numbered_pictures_are_in_the_prompt(tmp_path, row, asked, answer):
+    counts, [record], [turns] = convert_rows(tmp_path, row)
+    assert counts == {"written": 1} and record["answer"] == answer
+    assert turns == [SYSTEM, ("user", *asked)]
+
+
+@pytest.mark.parametrize(
+    "row, kind, says",
+    [
+        ({"question": "Q", "choices": ["1", "2"], "answer": "3"}, "answer", "'3' fits 0 of the options"),
+        ({"question": "Q", "choices": ["1", "2"], "answer": "C"}, "answer", "'C' fits 0 of"),
+        ({"question": "Q", "choices": ["B", "A"], "answer": "A"}, "answer", "'A' fits 2 of"),
+        ({"question": "Q", "choices": ["1", "1"], "answer": "1"}, "answer", "'1' fits 2 of"),
+        ({"question": "Q", "choices": "1, 2", "answer": "A"}, "question", "options must be a list of texts"),
+        ({"question": "See <image2>.", "answer": "3", "image": ONE}, "question", "<image2> in the question for 1"),
+        ({"question": "See <image0>.", "answer": "3", "image": ONE}, "question", "<image0>"),
+        ({"question": "See <img_7>.", "answer": "3", "image": ONE}, "question", "<img_7>"),
+        ({"question": "Q", "answer": ["1", "2"]}, "answer", r"got \['1', '2'\]"),
+        ({"question": "Q", "answer": True}, "answer", "got True"),
+        ({"question": "Q", "answer": None}, "answer", "got None"),
+        ({"question": "Q", "answer": "1", "image_1": None, "image_2": ONE}, "picture", "not the first"),
+        ({"question": " ", "answer": "1", "image": None}, "question", "empty"),
+        ({"message": [{"role": "user", "content": "1?"}, {"role": "assistant", "content": "1"}], "answer": "1"}, *LAST),
+        ({"message": [{"role": "system", "content": "Be brief."}], "answer": "1"}, *LAST),
+        ({"message": [{"role": "user", "content": " "}], "answer": "1"}, "question", "empty"),
+        ({"message": [{"role": "user", "content": "See <image>"}], "answer": "1"}, "question", "for 0 pictures"),
+        ({"conversations": [{"from": "gpt", "value": "1"}]}, "message", "nobody asks"),
+        ({"conversations": [{"from": "bot", "value": "1"}]}, "message", "expected turns with from"),
+        ({"conversations": [{"from": "human", "value": "1?"}]}, "answer", "got None"),
+    ],
+)
+def test_rows_that_cannot_be_answered_are_left_out(tmp_path, row, kind, says):
+    with pytest.raises(BadRow, match=says) as error:
+        convert_row(row, Conversion(tmp_path / "train.jsonl", tmp_path / "images"), tmp_path, "0")
+    assert error.value.kind == kind
+
+
+def test_pictures_of_a_column_come_into_chat_turns(tmp_path):
+    def row(content, images, **more):
+        return {"message": json.dumps([{"role": "user", "content": content}]), "answer": "1", "images": images, **more}
+
+    own = {"type": "image", "image": "own.png"}
+    (tmp_path / "own.png").write_bytes(ONE)
+    rows = [
+        row("In <image>, find x.", [ONE]),
+        row("Find x.", [ONE, TWO]),
+        row([{"type": "text", "text": "From <image2>"}, {"type": "text", "text": " find x."}], [ONE, TWO]),
+        row([own, {"type": "text", "text": "Find x."}], [ONE]),  # the same, told twice
+        row([own, {"type": "text", "text": "Find x."}], [ONE, TWO]),
+        row([own, {"type": "text", "text": "<image> <image>"}], []),
+    ]
+    counts, _, turns = convert_rows(tmp_path, *rows)
+    assert counts == {"written": 4, "message": 2}
+    assert [turn for [turn] in turns] == [
+        ("user", "In", ONE, ", find x."),
+        ("user", ONE, TWO, "Find x."),
+        ("user", ONE, "From", TWO, " find x."),
+        ("user", ONE, "Find x."),
+    ]
+
+
+def test_verls_rows(tmp_path):
+    row = {
+        "data_source": "geometry3k",
+        "prompt": [{"role": "user", "content": "<image>Find x."}],
+        "images": [{"bytes": ONE, "path": None}],
+        "reward_model": {"style": "rule", "ground_truth": "3"},
+        "extra_info": {"answer": "4"},
+    }
+    _, [record], [turns] = convert_rows(tmp_path, row)
+    assert record["answer"] == "3" and turns == [("user", ONE, "Find x.")]
+    named = Columns(answer="extra_info.answer", id="data_source")
+    assert convert_rows(tmp_path, row, columns=named)[1][0].items() >= {"answer": "4", "id": "geometry3k"}.items()
+
+
+def test_llavas_rows(tmp_path):
+    said = [{"from": "human", "value": "<image>\nFind x."}, {"from": "gpt", "value": " 3 "}]
+    more = [*said, {"from": "human", "value": "Twice that?"}, {"from": "gpt", "value": "6"}]
+    (tmp_path / "own.png").write_bytes(ONE)
+    rows = [
+        {"id": "a", "image": "own.png", "conversations": said, "answer": None},
+        {"id": "b", "image": "own.png", "conversations": more, "answer": "7"},
+        {"id": "c", "conversations": [{"from": "system", "value": "Brief."}, *said], "image": "own.png"},
+    ]
+    counts, records, turns = convert_rows(tmp_path, *rows)
+    assert counts == {"written": 3} and [one["answer"] for one in records] == ["3", "7", "3"]
+    asked = ("user", ONE, "Find x.")
+    assert turns[0] == [SYSTEM, asked] and turns[2] == [("system", "Brief."), asked]
+    assert turns[1] == [SYSTEM, asked, ("assistant", " 3 "), ("user", "Twice that?")]
+
+
+def test_a_mapping_of_ids_to_rows(tmp_path):
+    source, out = tmp_path / "rows.json", tmp_path / "train.jsonl"
+    source.write_text(
+        json.dumps({"7": {"question": "1?", "answer": 1}, "8": {"id": "x", "question": "2?", "answer": 2}})
+    )
+    assert run(out, source) == {"written": 2}
+    assert [json.loads(line)["id"] for line in out.read_text().splitlines()] == ["7", "x"]

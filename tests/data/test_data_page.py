@@ -13,7 +13,7 @@ import pyarrow.parquet
 import pytest
 
 from megatron_eureka.cli import main
-from megatron_eureka.data.convert import NAMES
+from megatron_eureka.data.layouts import NAMES
 from megatron_eureka.log import logger
 from tests.data.pictures import encoded, triangle
 
@@ -26,6 +26,7 @@ EXPECTED = [  # exit code, and what is said, of each command
     (1, "label: 1\n  data/mine.jsonl:2: math-verify cannot parse the label"),
     (1, "test_look_alike: 1\n  data/train.jsonl:3: has a picture that looks like one of raw/test.parquet:1"),
     (0, "prompt tokens: min"),
+    (0, "held against: questions 1, images 1"),
 ]
 
 
@@ -56,6 +57,9 @@ def folder(tmp_path_factory):
     (folder / "raw" / "mine.json").write_text(json.dumps(mine))
     chat = {"id": "c", "message": json.dumps([{"role": "user", "content": "1 + 1?"}]), "answer": "2"}
     (folder / "raw" / "chat.jsonl").write_text(json.dumps(chat) + "\n")
+    (folder / "raw" / "k12" / "images").mkdir(parents=True)
+    (folder / "raw" / "k12" / "images" / "1.png").write_bytes(encoded(triangle(50)))
+    (folder / "raw" / "k12" / "k12.json").write_text(json.dumps([{"question": "Which?", "image_path": "1.png"}]))
     make_model(folder / "models" / "qwen", num_layers=1, vision_depth=1)
     return folder
 
@@ -100,6 +104,12 @@ def test_the_commands_run_one_after_another(run, folder):
         ("check raw/chat.jsonl --model raw", "error: raw"),
         ("check raw/chat.jsonl --json none/report.json", "error: none/report.json"),
         ("convert raw/mine.json", "Missing option '--out'"),
+        ("convert raw --out x/train.jsonl", "error: raw is a folder; it holds chat.jsonl, geometry.parquet"),
+        ("convert raw/mine.json --out /", "error: / is a folder"),
+        ("convert raw/mine.json --out x/train.jsonl --limit -3", "Invalid value for '--limit'"),
+        ("check raw/geometry.parquet", "error: raw/geometry.parquet is parquet"),
+        ("check raw/chat.jsonl --against raw", "error: raw holds chat.jsonl, geometry.parquet"),
+        ("check raw/chat.jsonl --against k12=raw/none", "error: raw/none: no such file or folder"),
     ],
 )
 def test_bad_input_is_one_message_and_exit_code_2(run, command, says):
@@ -118,7 +128,7 @@ def test_the_page_names_every_column_and_kind():
         assert all(f"`{name}`" in PAGE for name in names)
     sources = "".join(
         (ROOT / "megatron_eureka" / "data" / f"{name}.py").read_text("utf-8")
-        for name in ("check", "items", "records", "convert")
+        for name in ("check", "items", "records", "convert", "layouts", "rows")
     )
     kinds = set(re.findall(r"(?:Problem|BadRow)\(\s*\"(\w+)\"", sources)) - {
         "row",
