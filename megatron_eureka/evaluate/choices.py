@@ -7,7 +7,8 @@ import re
 from collections.abc import Sequence
 
 from megatron_eureka.evaluate.answers import folded
-from megatron_eureka.rewards.notation import plain
+from megatron_eureka.rewards.choices import named_choices
+from megatron_eureka.rewards.notation import plain, to_latex
 from megatron_eureka.rewards.quantities import parse_quantity, same_quantity
 
 LETTERS = "ABCDEFGHIJ"
@@ -16,18 +17,36 @@ MAX_SIMILAR_CHARS = 200  # difflib is quadratic
 # In longer texts letters are points of figures, and words and numbers those of the reasoning.
 MAX_BARE_CHARS, MAX_CONTAINING_CHARS = 60, 200
 
-_LONE = re.compile(r"\W{0,4}([A-Ja-j])\W{0,4}")
-_LED = re.compile(r"\W{0,4}\(?([A-J])(?:\)|[.:)]|\s-)\s*(?=\S)")
-_NAMED = re.compile(r"\b(?:option|choice|answer)\b(?:\s(?:is|are))?[\s:(]{0,4}([A-J])\b(?!\s+[a-z])", re.IGNORECASE)
+# ASCII boundaries: a letter may stand right beside a Chinese word.
+_LETTER = r"(?<![A-Za-z0-9_'\\])([A-J])(?![A-Za-z0-9_'])"
+_EDGE = r"[^\w∠△⊙°]{0,4}"
+_LONE = re.compile(rf"{_EDGE}([A-Ja-j]){_EDGE}")
+_LED = re.compile(rf"{_EDGE}\(?([A-J])(?:\)|[.:)]|\s-)\s*(?=\S)")
+_NAMED = re.compile(
+    r"\b(?i:option|choice|answer)\b(?:\s(?:is|are))?[\s:(]{0,4}([A-Ja-j])(?![A-Za-z0-9_']|\s+[A-Za-z])"
+    rf"|(?:(?<!不)选[择项]?|答案[是为]?)[\s:(]{{0,4}}{_LETTER}"
+    rf"|{_LETTER}\s?选?项(?!错|不|有误|是错)"
+)
 _MARKED = re.compile(r"\(([A-J])\)")
-_WORD = re.compile(r"(?<![\w'])([B-HJ])(?![\w'])")
+# Letters that name a point, an angle or a variable of the figure, degrees Celsius, or what is denied: no options.
+FIGURE = re.compile(
+    rf"(?:[∠△⊙点角圆]|线段|直线|三角形|\\(?:angle|triangle|odot)\b|\b(?i:(?:angle|point|triangle|side|segment|line|circle"
+    rf"|ray|arc|chord|radius|center|centre|square|rectangle|plane)s?|vertex|vertices|of|at|through|from)\b)\s*{_LETTER}"
+    rf"(?:(?:\s*,\s*|\s+(?:and|to)\s+|[和、]){_LETTER}){{0,4}}"
+    rf"|不[能应]?[选是]\s*{_LETTER}"
+    rf"|{_LETTER}\s*(?:[=<>≈≤≥]|\\(?:approx|leq?|geq?)\b)"
+    rf"|(?<=\S)[^\S\n]*{_LETTER}\s+\d"
+    rf"|{_LETTER}\s*\(\s*-?\d[^()\n]{{0,20}},"
+    rf"|(?:°|\\circ\}}?)\s*[CF](?![A-Za-z])"
+)
+_INNER_SPACE = re.compile(r"(?<=[(\[{,=<>^_])\s+|\s+(?=[)\]},=<>^_])|(?<=\d)\s+(?=\\)|(?<=[a-z])\s+(?=\{)")
 
 
-def chosen_letter(answer: str, choices: Sequence[str]) -> str:
-    """The letter of the option that an answer names, or "" for none or several.
+def chosen_letter(answer: str, choices: Sequence[str]) -> str | None:
+    """The letter of the option that an answer names; "" for several or one that does not exist, None for none at all.
 
     In this order: a letter alone or in front ("B", "(B)", "B. 12 cm"); the text of exactly one option; the number of
-    exactly one option; letters marked as options, when all are the same; the one option whose text occurs in the
+    exactly one option; letters named as options, when all are the same; the one option whose text occurs in the
     answer; the one option of very similar text.
 
     Args:
@@ -41,11 +60,25 @@ def chosen_letter(answer: str, choices: Sequence[str]) -> str:
     by_text = _same_text(answer, choices)
     if by_text:
         return by_text
-    for pattern in (_NAMED, _MARKED, _WORD) if len(answer) <= MAX_BARE_CHARS else (_NAMED, _MARKED):
-        letters = {letter.upper() for letter in pattern.findall(answer)} & set(allowed)
+    letters = letters_in(answer, bare=len(answer) <= MAX_BARE_CHARS) & set(allowed)
+    if letters:
+        return letters.pop() if len(letters) == 1 else ""
+    found = _contained(answer, choices)
+    return _similar(answer, choices) if found is None else found
+
+
+def letters_in(text: str, bare: bool) -> set[str]:
+    """The letters that a text names as options, without those that name a part of a figure.
+
+    Args:
+        bare: letters count that stand there as words, where none is named as an option or stands in brackets.
+    """
+    text = FIGURE.sub(" ", text)
+    for pattern in (_NAMED, _MARKED):
+        letters = {letter.upper() for found in pattern.finditer(text) for letter in found.groups() if letter}
         if letters:
-            return letters.pop() if len(letters) == 1 else ""
-    return _contained(answer, choices) or _similar(answer, choices)
+            return letters
+    return named_choices(text) if bare else set()
 
 
 def _allowed(letter: str, allowed: str) -> str:
@@ -53,36 +86,51 @@ def _allowed(letter: str, allowed: str) -> str:
 
 
 def _same_text(answer: str, choices: Sequence[str]) -> str:
-    same = [folded(choice) == folded(answer) for choice in choices]
-    if sum(same) == 1:
-        return LETTERS[same.index(True)]
+    for form in (folded, _formula):
+        same = [form(choice) == form(answer) for choice in choices]
+        if sum(same) == 1:
+            return LETTERS[same.index(True)]
+        if any(same):
+            return ""
     number = parse_quantity(answer)
     golds = [parse_quantity(choice) for choice in choices]
-    if number is None or any(same):
+    if number is None:
         return ""
     equal = [gold is not None and same_quantity(number, gold, "", 0.0) for gold in golds]
     return LETTERS[equal.index(True)] if sum(equal) == 1 else ""
 
 
-def _contained(answer: str, choices: Sequence[str]) -> str:
+def _formula(text: str) -> str:
+    """Without white space, which means nothing in a formula."""
+    return "".join(to_latex(plain(text)).casefold().split())
+
+
+def _contained(answer: str, choices: Sequence[str]) -> str | None:
     """The option whose text stands in the answer as whole words; an option that is part of another one yields to it."""
     if len(answer) > MAX_CONTAINING_CHARS:
-        return ""
-    text = f" {folded(answer)} "
-    inside = []
-    for number, choice in enumerate(map(folded, choices)):
-        at = text.find(choice) if choice else -1
-        if at > 0 and not text[at - 1].isalnum() and not text[at + len(choice)].isalnum():
-            inside.append((choice, LETTERS[number]))
+        return None
+    text = _tidy(answer)
+    inside = [
+        (choice, LETTERS[number])
+        for number, choice in enumerate(map(_tidy, choices))
+        if choice and re.search(rf"(?<![\w^/\\-])(?<!\d[.,:]){re.escape(choice)}(?![\w^/]|[.,:]\d)", text)
+    ]
     longest = [entry for entry in inside if not any(entry[0] != c and entry[0] in c for c, _ in inside)]
+    if not longest:
+        return None
     return longest[0][1] if len(longest) == 1 else ""
 
 
-def _similar(answer: str, choices: Sequence[str]) -> str:
+def _tidy(text: str) -> str:
+    """For looking for words: as `folded`, and one notation for what a formula may be written with or without."""
+    return _INNER_SPACE.sub("", to_latex(folded(text)))
+
+
+def _similar(answer: str, choices: Sequence[str]) -> str | None:
     text = folded(answer)[:MAX_SIMILAR_CHARS]
     # A figure more or less is another number, not a typing error.
     if not text or any(sign.isdigit() for sign in text):
-        return ""
+        return None
     ratios = [difflib.SequenceMatcher(None, text, folded(choice)[:MAX_SIMILAR_CHARS]).ratio() for choice in choices]
     near = [number for number, ratio in enumerate(ratios) if ratio >= SIMILAR]
-    return LETTERS[near[0]] if len(near) == 1 else ""
+    return LETTERS[near[0]] if len(near) == 1 else None

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from megatron_eureka.rewards.notation import boxed
+from megatron_eureka.evaluate.choices import FIGURE, letters_in
+from megatron_eureka.rewards.notation import boxed, plain, plain_forms
 
 MAX_CHARS = 2000  # of an answer; what is longer is a text, and its end counts
 
 _PHRASE = re.compile(
     r"\b(?:answer|result|option|choice)\b[*\s]{0,4}(?:(?:is|should be|would be|are|equals)\b|[:=：])[*\s]{0,4}[:：]?"
-    r"|答案(?:是|为|：|:)",
+    r"|答案(?:是|为|：|:)|(?<![不未])选择?[\s:：]{0,3}(?=[(（]?(?-i:[A-J])(?![A-Za-z0-9]))",
     re.IGNORECASE,
 )
 _SENTENCE_END = re.compile(r"\.(?=\s|$)|[。\n]")
-# Without a mark a letter may be a point of a figure; alone in a short last line it is an answer.
-_OPTION = re.compile(r"\(([A-J])\)|(?<![\w'])([A-J])(?=\s{0,4}[.):](?:\s|$))")
-_SHORT_LINE = re.compile(r"(?:^|\n)[^\n]{0,20}(?<![\w'])([B-HJ])(?![\w'])[^\n]{0,10}\s*\Z")
+MAX_SHORT_LINE = 31  # without a mark a letter may be a point of a figure; in a short last line it is an answer
+_OPTION = re.compile(r"\(([A-J])\)|(?<![\w'])([A-J])(?=\s{0,4}[.):](?:\s|$))|([A-J])(?=\s?选?项(?!错|不|有误|是错))")
 _NUMBER = re.compile(r"(?<![\w.])[-−]?\d[\d,]*(?:\.\d+)?(?:[eE][+-]?\d{1,4})?\s?%?")
 _LIST = re.compile(r"\[[^\[\]]{0,400}\]")
 _MATHS = re.compile(r"\$([^$]{1,400})\$")
+# A word that is no function, or a Chinese character: behind the last one may stand a formula without dollar signs.
+_PROSE = re.compile(
+    r"(?<![\\A-Za-z])(?!(?:sin|cos|tan|cot|log|ln|exp|sqrt|pi)\b)[A-Za-z]{2,}(?![A-Za-z])|[\u3400-\u9fff]"
+)
+_BULLET = re.compile(r"\A(?:(?:[-*•]|\(?[a-z0-9]\)|[a-z0-9][.:)])\s+|[=≈]\s*)")
+_OPERATOR = re.compile(r"[-−+*/^:=<>≤≥≠±√(\[{\\]")
+MAX_FORMULA_LINE = 200
 
 
 @dataclass(frozen=True)
@@ -76,20 +84,53 @@ def _after_phrase(text: str) -> str:
 
 
 def _by_kind(text: str, kind: str) -> Candidate:
-    searches = {
-        "choice": [("option", _SHORT_LINE), ("option", _OPTION)],
-        "integer": [("number", _NUMBER)],
-        "float": [("number", _NUMBER)],
-        "list": [("list", _LIST)],
-        "math": [("formula", _MATHS), ("number", _NUMBER)],
-    }
-    for how, pattern in searches.get(kind, []):
-        matches = list(pattern.finditer(text))
-        if matches:
-            groups = [group for group in matches[-1].groups() if group]
-            return Candidate((groups[-1] if groups else matches[-1].group(0)).strip(), how)
     lines = [line.strip() for line in text.split("\n") if line.strip()]
-    return Candidate(_clip(lines[-1]), "line") if lines else Candidate("", "none")
+    if not lines:
+        return Candidate("", "none")
+    number, found = ("number", _last(_NUMBER)), {"list": [("list", _last(_LIST))]}
+    found |= {"choice": [("option", _option)], "integer": [number], "float": [number], "math": [("formula", _formula)]}
+    found["math"] += [("formula", _last(_MATHS)), number]
+    for how, find in found.get(kind, []):
+        answer = find(text, lines[-1])
+        if answer:
+            return Candidate(answer, how)
+    return Candidate(_clip(lines[-1]), "line")
+
+
+def _last(pattern: re.Pattern) -> Callable[[str, str], str]:
+    """Finds the last match of a pattern: its group if it has one, else all of it."""
+
+    def find(text: str, _: str = "") -> str:
+        matches = list(pattern.finditer(text))
+        groups = [group for group in (matches[-1].group(0), *matches[-1].groups()) if group] if matches else [""]
+        return groups[-1].strip()
+
+    return find
+
+
+def _option(text: str, line: str) -> str:
+    """The letter of a short last line, else the last one that is marked as an option."""
+    letters = letters_in(plain(line), bare=True) if len(line) <= MAX_SHORT_LINE else set()
+    return (
+        letters.pop()
+        if len(letters) == 1 and letters <= set(line)
+        else _last(_OPTION)(FIGURE.sub(" ", plain_forms(text)))
+    )
+
+
+def _formula(_: str, line: str) -> str:
+    """A last line's formula; "" where it ends in words, or in a number alone."""
+    if len(line) > MAX_FORMULA_LINE:
+        return ""
+    if _MATHS.search(line):
+        return _last(_MATHS)(line)
+    words = [0, *(found.end() for found in _PROSE.finditer(line))]
+    rest = _BULLET.sub("", line[words[-1] :].strip(" .,:;*。")).strip()
+    result = rest.rpartition("=")[2].strip()
+    if "=" in rest and "," not in rest and _NUMBER.fullmatch(result):
+        return result
+    closed = sum(map(rest.count, "([{")) == sum(map(rest.count, ")]}"))
+    return rest if closed and _OPERATOR.search(rest.lstrip("-−+")) else ""
 
 
 def _clip(text: str) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megatron_eureka.evaluate.answers import folded, split_answers
-from megatron_eureka.evaluate.choices import chosen_letter
+from megatron_eureka.evaluate.choices import LETTERS, MAX_CONTAINING_CHARS, chosen_letter
 from megatron_eureka.evaluate.extraction import extract
 from megatron_eureka.evaluate.item import BenchmarkItem
 from megatron_eureka.rewards import pool
@@ -25,6 +25,8 @@ EXACT = 1e-8  # absolute; OlympiadBench's default
 Call = tuple[str, tuple]  # a function of VERIFIER and its arguments
 Cell = bool | Call  # whether one answer equals one gold, or what has to be asked for it
 
+# What math-verify could compare; other options are words.
+_MATHS = re.compile(r"[\d\\+*/=√π^]")
 _DECIMALS = re.compile(r"-?\d+\.(\d{2,})")
 _LIST_NUMBER = re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?")
 
@@ -54,7 +56,7 @@ class AnswerScorer:
 
     def score(self, pairs: Sequence[tuple[BenchmarkItem, str]]) -> list[Verdict]:
         """A verdict on each response."""
-        candidates = [extract(response, item.kind).text for item, response in pairs]
+        candidates = [_candidate(item, response) for item, response in pairs]
         grids = [
             _cells(item, response, candidate, self.compat)
             for (item, response), candidate in zip(pairs, candidates, strict=True)
@@ -67,9 +69,9 @@ class AnswerScorer:
             for call, outcome in zip(calls, self._pool.run(calls) if calls else [], strict=True)
         }
         verdicts = []
-        for candidate, grid in zip(candidates, grids, strict=True):
+        for (item, _), candidate, grid in zip(pairs, candidates, grids, strict=True):
             equal = [[cell if isinstance(cell, bool) else found[cell] for cell in row] for row in grid]
-            verdicts.append(Verdict(candidate, bool(candidate) and one_to_one(equal)))
+            verdicts.append(Verdict(candidate, _is_right(item, equal)))
         return verdicts
 
     def close(self) -> None:
@@ -103,24 +105,47 @@ def one_to_one(equal: Sequence[Sequence[bool]]) -> bool:
     return all(place(answer, set()) for answer in range(len(equal)))
 
 
+def _candidate(item: BenchmarkItem, response: str) -> str:
+    """What counts as the answer; in the training format what the reward looks at."""
+    if item.kind != "reward":
+        return extract(response, item.kind).text
+    from megatron_eureka.rewards.accuracy import extract_candidate  # loads sympy
+
+    return extract_candidate(response)
+
+
 def _cells(item: BenchmarkItem, response: str, candidate: str, compat: str) -> list[list[Cell]]:
-    """[answers][golds]; a single False where the numbers of answers differ."""
-    gold = item.gold[0]
+    """[answers][golds], of a choice [[of each option]]; a single False where there is nothing to compare."""
     if item.kind == "reward":
-        return [[("score_accuracy", (response, gold, compat))]]
+        return [[("score_accuracy", (response, item.gold[0], compat))]]
+    if not candidate:
+        return [[False]]
     if item.kind == "answers":
         answers = split_answers(_without_brackets(candidate))
         if len(answers) != len(item.gold):
             return [[False]]
         return [[_compare(item, answer, number) for number in range(len(item.gold))] for answer in answers]
+    if item.kind == "choice":
+        return [_options(item, candidate)]
     if item.kind == "math":
         return [[_compare(item, candidate, 0)]]
-    local = {"choice": _same_choice, "integer": _same_integer, "float": _same_float, "list": _same_list}
-    return [[local[item.kind](item, candidate) if item.kind in local else _same_text(item, candidate)]]
+    local = {"integer": _same_integer, "float": _same_float, "list": _same_list}
+    return [[local.get(item.kind, _same_text)(item, candidate)]]
 
 
-def _same_choice(item: BenchmarkItem, candidate: str) -> bool:
-    return chosen_letter(candidate, item.choices) == item.gold[0]
+def _is_right(item: BenchmarkItem, equal: list[list[bool]]) -> bool:
+    if item.kind != "choice" or len(equal[0]) == 1:
+        return one_to_one(equal)
+    return sum(equal[0]) == 1 and equal[0][LETTERS.index(item.gold[0])]
+
+
+def _options(item: BenchmarkItem, candidate: str) -> list[Cell]:
+    """Whether the answer names the gold's option; of an answer that names none, whether it equals each option."""
+    letter = chosen_letter(candidate, item.choices)
+    formulas = _MATHS.search(candidate) and len(candidate) <= MAX_CONTAINING_CHARS and len(item.choices) > 1
+    if letter is not None or not formulas:
+        return [letter == item.gold[0]]
+    return [_MATHS.search(choice) is not None and _compared(candidate, choice) for choice in item.choices]
 
 
 def _same_integer(item: BenchmarkItem, candidate: str) -> bool:
@@ -157,14 +182,18 @@ def _same_text(item: BenchmarkItem, candidate: str) -> bool:
 
 
 def _compare(item: BenchmarkItem, answer: str, number: int) -> Cell:
+    tolerance = item.tolerances[number] if item.tolerances else None
+    return _compared(answer, item.gold[number], item.unit, tolerance)
+
+
+def _compared(answer: str, gold: str, unit: str = "", tolerance: float | None = None) -> Cell:
     """One answer and one gold, as numbers if both are, as texts, else by math-verify."""
-    gold = item.gold[number]
     if folded(answer) == folded(gold):
         return True
     ours, theirs = parse_quantity(answer), parse_quantity(gold)
-    tolerance = item.tolerances[number] if item.tolerances else _rounding(gold, theirs)
+    tolerance = _rounding(gold, theirs) if tolerance is None else tolerance
     if ours and theirs:
-        return same_quantity(ours, theirs, item.unit, tolerance)
+        return same_quantity(ours, theirs, unit, tolerance)
     if len(answer) > MAX_SYMBOLIC_CHARS or not answer:
         return False
     return "same_answer", (answer, gold, tolerance)

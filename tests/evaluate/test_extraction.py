@@ -30,6 +30,22 @@ from megatron_eureka.rewards.quantities import parse_quantity, parse_unit
         ("所以答案是 12。", "integer", "12", "phrase"),
         ("perhaps (A), rather (C)", "choice", "C", "option"),
         ("so we get\n$x^2$ or even $y^2$", "math", "y^2", "formula"),
+        ("so we get\n(3, -2)", "math", "(3, -2)", "formula"),  # not its last number
+        ("The point is [0, 1).", "math", "[0, 1)", "formula"),
+        ("The ratio is 3:4.", "math", "3:4", "formula"),
+        ("x ≥ 2", "math", "x ≥ 2", "formula"),
+        ("so we get 2x + 1", "math", "2x + 1", "formula"),
+        ("所以 x ≥ 2。", "math", "x ≥ 2", "formula"),
+        ("so \\(x = \\frac{1}{2}\\).", "math", "\\(x = \\frac{1}{2}\\)", "formula"),
+        ("there are 3 rows, so -14", "math", "-14", "number"),
+        ("so x = 2 · 3 + 8 = 14", "math", "14", "formula"),
+        ("x = 3, y = -2", "math", "x = 3, y = -2", "formula"),
+        ("- 14", "math", "14", "number"),
+        ("Step 3: 14", "math", "14", "number"),
+        ("It is 12 cm long (see above", "math", "12", "number"),
+        ("Therefore ∠C = 40°", "choice", "Therefore ∠C = 40°", "line"),  # no option, but an angle
+        ("Point D.", "choice", "Point D.", "line"),
+        ("所以本题选C，因为它最大。", "choice", "C，因为它最大", "phrase"),
         ("first\nblue\n\n", "text", "blue", "line"),
         ("<think> first 3, then 14", "integer", "", "none"),  # cut off inside a thought
         ("<think> so the answer is 14", "integer", "14", "phrase"),

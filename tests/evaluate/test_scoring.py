@@ -3,6 +3,7 @@
 import pytest
 
 from megatron_eureka.evaluate.scoring import AnswerScorer, one_to_one
+from megatron_eureka.rewards.accuracy import score_accuracy
 from tests.evaluate.items import item
 
 FRUIT = ("apple", "green pear", "pear", "plum")
@@ -11,6 +12,17 @@ POINTS = item("B", "choice", choices=("P", "Q", "R"))
 PEAR = item("C", "choice", choices=FRUIT)
 TWELVE = item("C", "choice", choices=LENGTHS)
 LETTER = item("D", "choice")
+ANGLES = ("40°", "60°", "120°", "140°")
+ROOTS = ("$3 \\sqrt { 3 }$", "6 \\sqrt { 3 }", "$6\\sqrt{2}$", "9")
+AREAS = ("4\\pi", "$8\\pi$", "16\\pi", "8")
+PLACES = ("(1,2)", "(2,1)", "(-2,1)")
+LINES = ("y=x+2", "y=2x", "y=-2x")
+SIGNED = ("3", "-3", "1.3")
+
+
+def of(letter, choices=()):
+    return item(letter, "choice", choices=choices)
+
 
 CHOICE = [
     (PEAR, "<answer>C</answer>", True),
@@ -48,6 +60,56 @@ CHOICE = [
     (LETTER, "So we get\n\nD", True),
     (LETTER, "So we get\n\n**D**\n", True),
     (LETTER, "The correct option is D", True),
+    (of("A", ("hexagon", "square")), "<answer>pentagon</answer>", False),  # like it, but no typing error
+    # a letter that names a part of the figure
+    *((of(letter, ANGLES), "Therefore ∠C = 40°", letter == "A") for letter in "AC"),
+    *((of(letter, ANGLES), "<answer>angle C is 140°</answer>", letter == "D") for letter in "CD"),
+    *((of(letter, ANGLES), "So the measure of $\\angle C$ is 60°.", letter == "B") for letter in "BC"),
+    *((of(letter, ("20", "30", "40", "50")), "Thus the length of D = 40.", letter == "C") for letter in "CD"),
+    (of("C"), "x = 2, C = 3", False),
+    (of("C", ("1", "2", "4")), "x = 2, C = 3", False),
+    (LETTER, "Point D.", False),
+    (LETTER, "It lies on circle D", False),
+    (LETTER, "It joins points B and D", False),
+    (LETTER, "the way from C to D", False),
+    (LETTER, "the vertex D (3, -2)", False),
+    (of("C"), "It is 20 °C", False),
+    (of("C", ANGLES), "<answer>∠C</answer>", False),
+    (of("C", ANGLES), "∠A is 120°, so the answer is C", True),
+    (of("C", ANGLES), "<answer>C 120°</answer>", True),
+    (of("C", ANGLES), "C: the angle B is 120°", True),
+    # Chinese
+    *(
+        (of("C"), text, True)
+        for text in ("选C", "故选C", "故选：C。", "本题选C", "C项正确", "C选项", "答案选C", "选择C")
+    ),
+    *((of("C"), f"<answer>{text}</answer>", True) for text in ("选C", "故选C", "C项正确", "C选项", "答案选C", "选项C")),
+    (of("A"), "<answer>A项正确</answer>", True),
+    (of("C"), "因为∠B=60°，所以∠A+∠C=120°，而且三角形的内角和是180°。故选C，理由如上。", True),
+    (of("C"), "B选项错误", False),
+    (of("B"), "B选项正确，而C选项错误", True),
+    (of("C"), "不选C", False),
+    (of("B"), "在点B", False),
+    (of("C"), "设AC的长度是3", False),
+    # options that are formulas
+    *((of(letter, ROOTS), "<answer>$6\\sqrt{3}$</answer>", letter == "B") for letter in "AB"),
+    (of("B", ROOTS), "<answer>The side is $6\\sqrt{3}$ long</answer>", True),
+    (of("B", ROOTS), "<answer>$\\sqrt{108}$</answer>", True),
+    (of("A", ROOTS), "<answer>$\\sqrt{3}$</answer>", False),
+    (of("B", ROOTS), "<answer>6√3</answer>", True),
+    (of("B", AREAS), "<answer>8π</answer>", True),
+    (of("D", AREAS), "<answer>8π</answer>", False),
+    (of("B", AREAS), "<answer>the area is 8π</answer>", True),
+    (of("B", AREAS), "<answer>$2^3\\pi$</answer>", True),
+    *((of(letter, PLACES), "<answer>(2, 1)</answer>", letter == "B") for letter in "BC"),
+    *((of(letter, PLACES), "<answer>The point is (-2, 1)</answer>", letter == "C") for letter in "BC"),
+    (of("B", LINES), "<answer>$y = 2x$</answer>", True),
+    (of("B", LINES), "<answer>$2x = y$</answer>", True),
+    (of("B", LINES), "<answer>$y = 3x$</answer>", False),
+    (of("A", ("2x", "x+x")), "<answer>$3x - x$</answer>", False),  # equal to two options
+    *((of(letter, SIGNED), "<answer>so x is -3</answer>", letter == "B") for letter in "AB"),
+    (of("A", ("3", "6")), "<answer>so x is -3</answer>", False),
+    (of("A", ("3", "6")), "<answer>x is 1.3 or so</answer>", False),
     # cut off while it speaks of a point D of the figure
     (LETTER, "<think> The line from C to D is as long as the one from A to B, and the angle at D", False),
     (PEAR, "<think> There is a pear in the picture" + ", and another fruit that I cannot name" * 5, False),
@@ -164,6 +226,10 @@ REWARD = [
     (item("8", "reward"), "<think> 3 and 5 </think><answer> 2 </answer>", False),
     (item("B", "reward"), "<answer> B. 12 cm </answer>", True),
     (item("\\frac83", "reward"), "<answer> 8/3 </answer>", True),
+    (item("3", "reward"), "<think> so x = $3$", True),  # as in training: all of it is looked at
+    (item("3", "reward"), "<answer>3</answer> wait <answer>4</answer>", True),  # the first one
+    (item("4", "reward"), "<answer>3</answer> wait <answer>4</answer>", False),
+    (item("3", "reward"), "", False),
 ]
 
 
@@ -188,6 +254,15 @@ def test_verdicts(scorer, cases):
 def test_what_was_taken_for_the_answer_is_told(scorer):
     (verdict,) = scorer.score([(INTEGER, "<think> 7 + 7 </think> The answer is 14 apples.")])
     assert (verdict.extracted, verdict.correct) == ("14 apples", True)
+
+
+def test_of_the_training_format_the_reward_decides_and_what_it_looks_at_is_told(scorer):
+    responses = [response for _, response, _ in REWARD]
+    verdicts = scorer.score([(question, response) for question, response, _ in REWARD])
+    labels = [question.gold[0] for question, _, _ in REWARD]
+    rewards = [score_accuracy(response, label) for response, label in zip(responses, labels, strict=True)]
+    assert [float(verdict.correct) for verdict in verdicts] == rewards
+    assert [verdict.extracted for verdict in verdicts[-4:]] == ["<think> so x = $3$", "3", "3", ""]
 
 
 def test_a_formula_that_cannot_be_computed_is_wrong_and_counted():
