@@ -36,6 +36,7 @@ FORMULA_WORDS = FUNCTIONS | frozenset(
 
 _COMMAND = re.compile(r"\\[A-Za-z]+")
 _WORD = re.compile(r"[^\W\d_]{2,}")
+_CJK_UNIT = re.compile(r"(?<=[\d)}\]$°%])\s*[\u3400-\u9fff]{1,4}$")
 _CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]")
 _DELIMITER = re.compile(r"\$|\\[()\[\]]|\*\*")
 _MATH_MARKS = re.compile(r"[\\{}^_$]")
@@ -152,7 +153,10 @@ def _without_point_name(candidate: str, label: str) -> tuple[str, str]:
 
 def _compare_ratios(candidate: str, label: str) -> bool | None:
     """Whether two ratios such as 2:1 are the same; False for a ratio where a number is wanted."""
-    found, gold = (_RATIO.fullmatch(text.strip("$ .")) for text in (one_box(candidate) or candidate, label))
+    in_full, in_sentence, gold = (
+        _RATIO.fullmatch(text.strip("$ .")) for text in (one_box(candidate) or candidate, tail(candidate), label)
+    )
+    found = in_full or in_sentence
     if not found or not gold:
         return False if found else None
     left, right = ([Fraction(part) for part in re.split(r"\s*[:∶]\s*", text.group())] for text in (found, gold))
@@ -232,6 +236,6 @@ def _formula(candidate: str) -> str | None:
 
 @lru_cache(maxsize=4096)
 def _parse_gold(label: str) -> list:
-    text = " ".join(to_latex(label).split())
+    text = " ".join(to_latex(_CJK_UNIT.sub("", label)).split())
     text = text[1:-1] if text.startswith("$") and text.endswith("$") and text.count("$") == 2 else text
     return parse(text if "$" in text else f"${text}$", parsing_timeout=None)

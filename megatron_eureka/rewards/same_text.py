@@ -31,7 +31,8 @@ def same_text(candidate: str, label: str) -> bool:
     if gold in _OPPOSITE and answer.startswith((f"{gold},", f"{gold}.", f"{gold}:", f"{gold};")):
         return not _OPPOSITE[gold].search(answer)
     if _CIRCLED_RUN.fullmatch(gold):
-        return bool(_CIRCLED_RUN.fullmatch(answer)) and set(_CIRCLED.findall(answer)) == set(_CIRCLED.findall(gold))
+        named = next((text for text in (answer, tail(answer)) if _CIRCLED_RUN.fullmatch(text)), "")
+        return set(_CIRCLED.findall(named)) == set(_CIRCLED.findall(gold))
     return is_words(label) and _without_article(gold) in (_without_article(answer), _without_article(tail(answer)))
 
 

@@ -538,6 +538,11 @@ PAIRS = [
     # The number is there, but not as the answer.
     ("5", "We have looked at the figure for a long time, and it seems to us that it is 5, or perhaps 6.", False),
     ("3", "3:1", False),
+    ("3", "The ratio is 3:1.", False),
+    ("3:1", "The ratio is 3:1.", True),
+    ("2√3厘米", r"$2\sqrt{3}$", True),
+    ("①③④", "正确的是①③④", True),
+    ("①③④", "正确的是①③", False),
     ("3:1", "3:1", True),
     ("3:1", "1:3", False),
     ("2:1", "6:3", True),
