@@ -144,13 +144,9 @@ def _check_is_jsonl(path: Path) -> None:
     _check_exists(path)
     with path.open("rb") as file:
         start = file.read(64).lstrip()
-    kind = (
-        "parquet"
-        if start.startswith(b"PAR1")
-        else "a JSON list"
-        if path.suffix == ".json" and start[:1] == b"["
-        else ""
-    )
+    kind = "parquet" if start.startswith(b"PAR1") else ""
+    if path.suffix == ".json" and start.startswith(b"["):
+        kind = "a JSON list"
     if kind:
         raise ValueError(f"{path} is {kind}, and training reads JSONL. Run `megatron-eureka data convert` on it first.")
 
@@ -162,17 +158,20 @@ def _training_item(line: bytes, place: str, root: Path, cache: Cache) -> Item:
     item = _item_of_turns(record, answer, place, root, cache)
     if has_image_token(item.messages):
         raise BadRow("message", f"{IMAGE_TOKEN} in a text. Leave it out; give pictures as parts of a turn's content")
-    named = named_pictures(item.messages)
-    if named and len(named) != len(item.pictures):
-        raise BadRow(
-            "message", f"{', '.join(named)} in a text, which nothing replaces, for {len(item.pictures)} pictures"
-        )
+    named, num = named_pictures(item.messages), len(item.pictures)
+    if named and len(named) != num:
+        raise BadRow("message", f"{', '.join(named)} in a text, which nothing replaces, for {num} pictures")
     for source, picture in zip(item.sources, item.pictures, strict=True):
-        width, height = picture.width, picture.height
-        if max(width, height) > MAX_RATIO * min(width, height):
-            size = f"{source:.300} ({width} x {height})"
-            raise BadRow("picture", f"{size} is longer than {MAX_RATIO} times its width. Crop or pad it")
+        _check_shape(source, picture)
     return item
+
+
+def _check_shape(source: str, picture: Picture) -> None:
+    """As training does, whatever the model."""
+    short, long = sorted((picture.width, picture.height))
+    if long > MAX_RATIO * short:
+        size = f"{source:.300} ({picture.width} x {picture.height})"
+        raise BadRow("picture", f"{size} is more than {MAX_RATIO} times as long as wide. Crop or pad it")
 
 
 def _item_of_turns(row: dict, answer: str | None, place: str, root: Path, cache: Cache) -> Item:

@@ -23,7 +23,7 @@ CHAT = ("message", "prompt", "conversations")  # columns of chat turns
 SPEAKERS = {"system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 CHOICE_HINT = "Answer with the letter of the right option."
-_LETTER = re.compile(r"\(?([A-Z])\)?[.:]?")
+_LETTER = re.compile(r"\(?([A-Za-z])\)?[.:]?")
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,8 @@ def label_of(question: Question) -> str:
         value = value[0]
     text = (label_text(value) or "").strip()
     if not text:
-        raise BadRow("answer", f"the answer must be a text or a finite number, got {show(question.answer)}")
+        hint = "; if it has another name, give --answer" if value is None else ""
+        raise BadRow("answer", f"the answer must be a text or a finite number, got {show(question.answer)}{hint}")
     return letter_of(text, question.options) if question.options else text
 
 
@@ -132,7 +133,7 @@ def letter_of(answer: str, options: Sequence[str]) -> str:
     letters = LETTERS[: len(options)]
     right = {letter for letter, option in zip(letters, options, strict=True) if option == answer}
     letter = _LETTER.fullmatch(answer)
-    right |= {letter[1]} & set(letters) if letter else set()
+    right |= {letter[1].upper()} & set(letters) if letter else set()
     if len(right) != 1:
         raise BadRow("answer", f"the answer {show(answer)} fits {len(right)} of the options {show(list(options))}")
     return right.pop()

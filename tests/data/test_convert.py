@@ -15,10 +15,12 @@ from megatron_eureka.data.images import ImageStore
 from megatron_eureka.data.layouts import Columns
 from megatron_eureka.data.prompts import load_prompts
 from megatron_eureka.data.records import BadRow
+from megatron_eureka.evaluate.benchmarks import load_benchmark
 from megatron_eureka.log import logger
 from tests.data.pictures import encoded, triangle
 
 ONE, TWO, THREE = (encoded(triangle(seed)) for seed in (1, 2, 3))
+SAMPLES = Path(__file__).resolve().parents[2] / "examples" / "benchmarks" / "samples"
 LAST = ("message", "expected the user's")
 
 
@@ -222,7 +224,7 @@ HINT = "\nAnswer with the letter of the right option."
             *((ONE, "Which?" + HINT), "B"),
         ),
         (  # options that the question has already
-            {"question": "Which? (A) one (B) two", "options": ["one", "two"], "answer": "(A)"},
+            {"question": "Which? (A) one (B) two", "options": ["one", "two"], "answer": "(a)"},
             *(("Which? (A) one (B) two" + HINT,), "A"),
         ),
         (
@@ -262,7 +264,7 @@ def test_options_and_numbered_pictures_are_in_the_prompt(tmp_path, row, asked, a
         ({"question": "See <img_7>.", "answer": "3", "image": ONE}, "question", "<img_7>"),
         ({"question": "Q", "answer": ["1", "2"]}, "answer", r"got \['1', '2'\]"),
         ({"question": "Q", "answer": True}, "answer", "got True"),
-        ({"question": "Q", "answer": None}, "answer", "got None"),
+        ({"question": "Q", "gold": "1"}, "answer", "got None; if it has another name, give --answer"),
         ({"question": "Q", "answer": "1", "image_1": None, "image_2": ONE}, "picture", "not the first"),
         ({"question": " ", "answer": "1", "image": None}, "question", "empty"),
         ({"message": [{"role": "user", "content": "1?"}, {"role": "assistant", "content": "1"}], "answer": "1"}, *LAST),
@@ -278,6 +280,17 @@ def test_rows_that_cannot_be_answered_are_left_out(tmp_path, row, kind, says):
     with pytest.raises(BadRow, match=says) as error:
         convert_row(row, Conversion(tmp_path / "train.jsonl", tmp_path / "images"), tmp_path, "0")
     assert error.value.kind == kind
+
+
+def test_training_asks_as_the_evaluation_does(tmp_path):
+    source, out = SAMPLES / "mathvision" / "test.jsonl", tmp_path / "train.jsonl"
+    items = load_benchmark("mathvision", source).items
+    assert run(out, source, system="") == {"written": len(items)}
+    for line, item in zip(out.read_text().splitlines(), items, strict=True):
+        record = json.loads(line)
+        [ours], [theirs] = json.loads(record["message"]), item.messages
+        assert [part.get("text") for part in ours["content"]] == [part.get("text") for part in theirs["content"]]
+        assert (record["id"], record["answer"]) == (item.id, *item.gold)
 
 
 def test_pictures_of_a_column_come_into_chat_turns(tmp_path):
