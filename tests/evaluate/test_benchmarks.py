@@ -15,6 +15,7 @@ from examples.benchmarks.make_samples import make_samples
 from megatron_eureka.evaluate.benchmarks import BENCHMARKS, load_benchmark
 from megatron_eureka.evaluate.benchmarks.pictures import options_in, user_turn
 from megatron_eureka.evaluate.results import question_text
+from megatron_eureka.evaluate.scoring import AnswerScorer
 
 SAMPLES = Path(__file__).resolve().parents[2] / "examples" / "benchmarks" / "samples"
 COUNTS = {"mathvista": 8, "mathverse": 12, "mathvision": 6, "olympiadbench": 8, "k12": 6, "jsonl": 6}
@@ -115,6 +116,19 @@ def test_k12_and_the_training_format():
     assert k12["k12-5"].subsets == {"subject": ("Physics",)}
     assert {item.kind for item in own.values()} == {"reward"}
     assert own["own-6"].messages == ({"role": "user", "content": "What is 2 + 2?"},)
+
+
+def test_k12_with_options_in_the_question(folder):
+    questions = {"A. 30° B. 45° C. 60° D. 90°": ("30°", "45°", "60°", "90°"), "A. 30° B. 45°": (), "": ()}
+    rows = [{**K12, "id": n, "question": f"How large? {text}", "answer": "C"} for n, text in enumerate(questions)]
+    items = by_id("k12", write(folder / "rows.jsonl", rows))
+    assert [item.choices for item in items.values()] == list(questions.values())  # gold C is none of two options
+    assert question_text(items["0"]).endswith("D. 90°\nAnswer with the letter of the right option.")
+    answers = {"<answer>60°</answer>": True, "<answer>C</answer>": True, "<answer>C. 60°</answer>": True}
+    answers |= {"<answer>45°</answer>": False, "<answer>6°</answer>": False}
+    with AnswerScorer(workers=1) as scorer:
+        verdicts = scorer.score([(items["0"], answer) for answer in answers])
+    assert [verdict.correct for verdict in verdicts] == list(answers.values())
 
 
 VISTA = {"pid": "1", "question": "Q", "image": "1.png", "answer": "3", "question_type": "free_form"}
@@ -253,6 +267,14 @@ def test_pictures_stand_where_the_text_names_them():
         ("Which?\nA. one\nB. two", ("one", "two")),
         ("Which?\n(A) one\n(B) two", ("one", "two")),
         ("Choices:\nA:6\nB:9", ("6", "9")),
+        ("How large is it? A. 30° B. 45° C. 60° D. 90°", ("30°", "45°", "60°", "90°")),
+        ("How large is it ()\nA. $1$  B. $\\frac{1}{2}$\nC. (1,2) D. none", ("$1$", "$\\frac{1}{2}$", "(1,2)", "none")),
+        ("How large? (A) one; (B) two\nExplain.", ("one", "two")),
+        ("多大？（ ）A．30° B．45°", ("30°", "45°")),
+        ("多大？\nA、30°\nB、45°", ("30°", "45°")),
+        ("It passes through A. B. lies on it. A. left B. right", ("left", "right")),
+        ("The ratio A:B is 2. Which of A. and C. is larger?", ()),
+        ("The circle has centre A. Point B is on it.", ()),
         ("Point A: left.\nWhich?", ()),
         ("B. two\nA. one", ()),
         ("", ()),

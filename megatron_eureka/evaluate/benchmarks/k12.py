@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 from megatron_eureka.evaluate.benchmarks.files import Row
-from megatron_eureka.evaluate.benchmarks.pictures import Pictures, user_turn
+from megatron_eureka.evaluate.benchmarks.pictures import CHOICE_HINT, Pictures, options_in, user_turn
+from megatron_eureka.evaluate.choices import LETTERS
 from megatron_eureka.evaluate.item import BenchmarkItem, Malformed
 
 PATTERNS = ("data/test-*.parquet", "test-*.parquet", "test.json", "k12.json", "K12.json", "*.json", "*.jsonl")
@@ -22,11 +23,16 @@ def read_item(row: Row, pictures: Pictures) -> BenchmarkItem:
     # The first picture may have the bare placeholder; several are numbered in the order of the list.
     names = ["<image>"] if len(values) == 1 else [f"<image{number}>" for number in range(1, len(values) + 1)]
     letter = _LETTER.fullmatch(answer)
+    options = options_in(question) if letter else ()
+    if letter and LETTERS.index(letter.group(1)) >= len(options):
+        options = ()  # those that were found are not all of them
+    text = f"{question}\n{CHOICE_HINT}" if letter else question
     return BenchmarkItem(
         id=row.id("id"),
         place=row.place,
-        messages=user_turn(question, {n: pictures.source(v, row.roots) for n, v in zip(names, values, strict=True)}),
+        messages=user_turn(text, {n: pictures.source(v, row.roots) for n, v in zip(names, values, strict=True)}),
         gold=(letter.group(1) if letter else answer,),
         kind="choice" if letter else "math",
+        choices=options,
         subsets={"subject": (row.text("subject"),)} if row.text("subject") else {},
     )

@@ -6,7 +6,7 @@ The text-only version has no picture; in the vision-only one the question stands
 from __future__ import annotations
 
 from megatron_eureka.evaluate.benchmarks.files import Row
-from megatron_eureka.evaluate.benchmarks.pictures import Pictures, options_in, user_turn
+from megatron_eureka.evaluate.benchmarks.pictures import CHOICE_HINT, Pictures, options_in, user_turn
 from megatron_eureka.evaluate.item import BenchmarkItem, Malformed
 
 PATTERNS = (
@@ -19,7 +19,6 @@ PATTERNS = (
     "testmini_text_only.json",
 )
 IN_PICTURE = "Answer the question that is shown in the picture."
-CHOICE_HINT = "Answer with the letter of the right option."
 
 
 def read_item(row: Row, pictures: Pictures) -> BenchmarkItem:

@@ -6,7 +6,7 @@ A row has one picture, even where its text names several (<image1>, <image2>): t
 from __future__ import annotations
 
 from megatron_eureka.evaluate.benchmarks.files import Row
-from megatron_eureka.evaluate.benchmarks.pictures import Pictures, user_turn, with_options
+from megatron_eureka.evaluate.benchmarks.pictures import CHOICE_HINT, Pictures, user_turn, with_options
 from megatron_eureka.evaluate.item import BenchmarkItem, Malformed
 
 PATTERNS = (
@@ -17,7 +17,6 @@ PATTERNS = (
     "data/testmini-*.parquet",
     "testmini.jsonl",
 )
-CHOICE_HINT = "Answer with the letter of the right option."
 
 
 def read_item(row: Row, pictures: Pictures) -> BenchmarkItem:

@@ -6,7 +6,7 @@ The gold of a multiple-choice question is the text of the option; here it become
 from __future__ import annotations
 
 from megatron_eureka.evaluate.benchmarks.files import Row
-from megatron_eureka.evaluate.benchmarks.pictures import Pictures, user_turn, with_options
+from megatron_eureka.evaluate.benchmarks.pictures import CHOICE_HINT, Pictures, user_turn, with_options
 from megatron_eureka.evaluate.item import BenchmarkItem, Malformed
 
 PATTERNS = ("data/testmini-*.parquet", "testmini-*.parquet", "testmini.json", "data/testmini.json")
@@ -60,7 +60,7 @@ def _precision(row: Row) -> int:
 
 def _hint(kind: str, precision: int | None) -> str:
     return {
-        "choice": "Answer with the letter of the right option.",
+        "choice": CHOICE_HINT,
         "integer": "Answer with an integer, such as 1, 2, 3.",
         "float": f"Answer with a number with {precision} decimal place{'' if precision == 1 else 's'}.",
         "list": "Answer with a list, such as [1, 2, 3].",

@@ -13,8 +13,11 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 
 from megatron_eureka.data.rows import BadRow, picture_bytes
+from megatron_eureka.evaluate.choices import LETTERS
 from megatron_eureka.evaluate.item import Malformed
+from megatron_eureka.rewards.notation import plain_forms
 
+CHOICE_HINT = "Answer with the letter of the right option."
 MAX_PATH = 1024  # characters; what is longer is base64
 
 
@@ -103,11 +106,26 @@ def with_options(question: str, choices: Sequence[str]) -> str:
     return "\n".join([question, *lines]) if lines else question
 
 
-_OPTION_LINE = re.compile(r"^[ \t]*\(?([A-J])[.:)][ \t]*(\S.*)$", re.MULTILINE)
+_OPTION_LINE = re.compile(r"^[ \t]*\(?([A-J])[.:),][ \t]*(\S.*)$", re.MULTILINE)
+_OPTION_MARK = re.compile(r"(?<![\w\\'∠△⊙])\(?([A-J])[.)]\s*(?=\S)")
 
 
 def options_in(question: str) -> tuple[str, ...]:
-    """Texts of the options A, B, ... that stand on lines of their own in a question; () if they do not."""
+    """Texts of the options A, B, ... that stand in a question, on lines of their own or in one line; () if none do."""
+    question = plain_forms(question)
     found = [(match.group(1), match.group(2).strip()) for match in _OPTION_LINE.finditer(question)]
     letters = "".join(letter for letter, _ in found)
-    return tuple(text for _, text in found) if len(found) > 1 and "ABCDEFGHIJ".startswith(letters) else ()
+    if len(found) > 1 and LETTERS.startswith(letters):
+        return tuple(text for _, text in found)
+    return _options_inline(question)
+
+
+def _options_inline(question: str) -> tuple[str, ...]:
+    marks = list(_OPTION_MARK.finditer(question))
+    starts = [number for number, mark in enumerate(marks) if mark.group(1) == "A"]
+    marks = marks[starts[-1] :] if starts else []
+    if len(marks) < 2 or not LETTERS.startswith("".join(mark.group(1) for mark in marks)):
+        return ()
+    ends = [*(mark.start() for mark in marks[1:]), len(question)]
+    texts = [question[mark.end() : end].strip(" \t\n;,") for mark, end in zip(marks, ends, strict=True)]
+    return tuple(text.split("\n")[0] for text in texts) if all(texts) else ()
