@@ -6,7 +6,7 @@ Letters, numbers and words are compared here; formulas by math-verify, in proces
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +14,10 @@ from megatron_eureka.evaluate.answers import folded, split_answers
 from megatron_eureka.evaluate.choices import LETTERS, MAX_CONTAINING_CHARS, chosen_letter
 from megatron_eureka.evaluate.extraction import extract
 from megatron_eureka.evaluate.item import BenchmarkItem
+from megatron_eureka.evaluate.numbers import closed_form, list_values, read_number, rounded, same_rounded
 from megatron_eureka.rewards import pool
 from megatron_eureka.rewards.notation import plain
-from megatron_eureka.rewards.quantities import Quantity, only_quantity, parse_quantity, same_quantity, values_in
+from megatron_eureka.rewards.quantities import Quantity, parse_quantity, same_quantity, values_in
 
 VERIFIER = Path(pool.__file__).with_name("benchmark_answers.py")
 MAX_SYMBOLIC_CHARS = 1000  # a longer answer is no formula
@@ -148,18 +149,30 @@ def _options(item: BenchmarkItem, candidate: str) -> list[Cell]:
     return [_MATHS.search(choice) is not None and _compared(candidate, choice) for choice in item.choices]
 
 
-def _same_integer(item: BenchmarkItem, candidate: str) -> bool:
-    return any(abs(value - gold) < EXACT for value, gold in _numbers(item, candidate))
+def _same_integer(item: BenchmarkItem, candidate: str) -> Cell:
+    numbers = _numbers(item, candidate, of_all=True)
+    if numbers:
+        return any(abs(value - gold) < EXACT for value, gold in numbers)
+    return _same_closed(item, candidate, lambda gold: (item.gold[0], EXACT))
 
 
-def _same_float(item: BenchmarkItem, candidate: str) -> bool:
+def _same_float(item: BenchmarkItem, candidate: str) -> Cell:
     digits = item.precision if item.precision is not None else 2
-    return any(round(value, digits) == round(gold, digits) for value, gold in _numbers(item, candidate))
+    numbers = _numbers(item, candidate)
+    if numbers:
+        return any(same_rounded(value, gold, digits) for value, gold in numbers)
+    return _same_closed(item, candidate, lambda gold: (rounded(gold, digits), 0.5 * 10.0**-digits))
 
 
-def _numbers(item: BenchmarkItem, candidate: str) -> list[tuple[float, float]]:
+def _same_closed(item: BenchmarkItem, candidate: str, wanted: Callable[[float], tuple[str, float]]) -> Cell:
+    """Of an answer such as 2\\sqrt{3}: whether its value is the wanted one, within a tolerance."""
+    form, gold = closed_form(candidate, item.unit), parse_quantity(item.gold[0])
+    return ("same_answer", (form, *wanted(gold.value))) if form and gold else False
+
+
+def _numbers(item: BenchmarkItem, candidate: str, of_all: bool = False) -> list[tuple[float, float]]:
     """(candidate's number in the asked unit, gold's); none if one of them is no number."""
-    ours, theirs = parse_quantity(candidate) or only_quantity(candidate), parse_quantity(item.gold[0])
+    ours, theirs = read_number(candidate, of_all), parse_quantity(item.gold[0])
     if ours is None or theirs is None:
         return []
     return [(value, theirs.value) for value in values_in(ours, theirs, item.unit)]
@@ -167,12 +180,12 @@ def _numbers(item: BenchmarkItem, candidate: str) -> list[tuple[float, float]]:
 
 def _same_list(item: BenchmarkItem, candidate: str) -> bool:
     """Equal numbers in the same order; lists of words are compared as texts."""
-    ours, theirs = (_LIST_NUMBER.findall(plain(text)) for text in (candidate, item.gold[0]))
+    ours, theirs = (list_values(text) for text in (candidate, item.gold[0]))
+    if ours is None or theirs is None:
+        ours, theirs = ([float(one) for one in _LIST_NUMBER.findall(plain(text))] for text in (candidate, item.gold[0]))
     if not theirs:
         return _same_text(item, candidate)
-    return len(ours) == len(theirs) and all(
-        abs(float(one) - float(two)) <= EXACT for one, two in zip(ours, theirs, strict=True)
-    )
+    return len(ours) == len(theirs) and all(abs(one - two) <= EXACT for one, two in zip(ours, theirs, strict=True))
 
 
 def _same_text(item: BenchmarkItem, candidate: str) -> bool:
