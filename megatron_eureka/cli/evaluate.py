@@ -99,6 +99,10 @@ def evaluate(
         "judge_key_env": judge_key_env,
         "judge_max_tokens": judge_max_tokens,
     }
+    if responses is not None:
+        asked = {"--model": model, "--samples": samples, "--temperature": temperature, "--prompt": prompt}
+        asked |= {"--system": system, "--generate": generate, "--overwrite": overwrite or None}
+        _refuse_with_responses([name for name, value in asked.items() if value is not None])
     file, overrides = _split(arguments or [])
     overrides += [f"evaluation.{name}={json.dumps(value)}" for name, value in given.items() if value is not None]
     config = load_config(file, overrides)
@@ -163,6 +167,14 @@ def _generate_as_rank(config: Config, models: dict[str, Path], out: Path, role: 
     from megatron_eureka.evaluate.generate import generate
 
     generate(config, models[role], out / role)
+
+
+def _refuse_with_responses(names: list[str]) -> None:
+    if names:
+        raise ValueError(
+            f"--responses scores answers that are there already: {', '.join(names)} would change nothing. Leave "
+            f"{'it' if len(names) == 1 else 'them'} out, or leave --responses out to have a model answer."
+        )
 
 
 def _models(config: Config, model: Path | None, compare: Path | None) -> dict[str, Path]:

@@ -22,7 +22,7 @@ def markdown(summary: Mapping[str, Any]) -> str:
 
 def main_table(summary: Mapping[str, Any]) -> str:
     """A line a benchmark and k, all models side by side."""
-    head = "Accuracy in %, 95 % interval in brackets; n is the number of items."
+    head = "Accuracy in %, 95 % interval in brackets; n is the number of items. An item without a response is wrong."
     return "\n".join([head, "", *_table(*_main_table(summary, list(summary["models"])))])
 
 
@@ -39,10 +39,18 @@ def _main_table(summary: Mapping[str, Any], roles: list[str]) -> tuple[list[str]
         first = entry["models"][roles[0]]
         for k in first["pass_at_k"]:
             rates = [percent(entry["models"][role]["pass_at_k"][k]) for role in roles]
-            rows.append([name, str(first["items"]), f"pass@{k}", *rates])
+            rows.append([name, _count(entry, roles), f"pass@{k}", *rates])
             if paired:
                 rows[-1] += _difference(entry["paired"] if k == "1" else None)
     return (head + ["difference", "p"] if paired else head), rows
+
+
+def _count(entry: Mapping[str, Any], roles: list[str]) -> str:
+    """Items, and how many of them got no response."""
+    missing = {role: entry["models"][role]["unanswered"] for role in roles}
+    told = [f"{role}: {count}" if len(roles) > 1 else str(count) for role, count in missing.items() if count]
+    items = str(entry["models"][roles[0]]["items"])
+    return f"{items} ({', '.join(told)} without a response)" if told else items
 
 
 def _difference(paired: Mapping[str, Any] | None) -> list[str]:

@@ -14,7 +14,8 @@ from megatron_eureka.evaluate.benchmarks.files import read_rows
 from megatron_eureka.evaluate.item import Malformed
 
 TEXT_NAMES = ("responses", "response", "model_answer", "prediction", "output")
-ID_NAMES = ("id", "pid", "sample_index", "question_id")
+MAX_NAMED = 20  # columns, in a message
+ID_NAMES = ("id", "pid", "sample_index", "question_id", "index")
 
 
 @dataclass(frozen=True)
@@ -136,9 +137,10 @@ def read_responses(path: Path) -> tuple[dict[str, Response], int]:
     if not path.is_file():
         raise ValueError(f"--responses: {path} is no file. Give a .jsonl or .json file of id and response.")
     found: dict[str, Response] = {}
-    unusable = 0
+    unusable, columns = 0, set()
     for row in read_rows([path]):
         values = row.values
+        columns |= values.keys() if isinstance(values, dict) else set()
         if row.key and isinstance(values, str | list):
             values = {"id": row.key, "responses": values}
         try:
@@ -148,7 +150,10 @@ def read_responses(path: Path) -> tuple[dict[str, Response], int]:
             continue
         found[response.id] = response
     if not found:
-        raise ValueError(f"--responses: none of the {unusable} rows of {path} has an id and a text.")
+        raise ValueError(
+            f"--responses: none of the {unusable} rows of {path} has an id ({', '.join(ID_NAMES)}) and a text "
+            f"({', '.join(TEXT_NAMES)}). Columns found: {', '.join(sorted(columns)[:MAX_NAMED]) or 'none'}."
+        )
     return found, unusable
 
 

@@ -167,6 +167,11 @@ BAD = [
     ([CONFIG, "other.yaml", "--model", "base"], "other.yaml: no such file"),
     ([CONFIG, "--model", "base", "evaluation.samplse=2"], "did you mean evaluation.samples?"),
     ([*TINY, "--responses", "missing.jsonl"], "missing.jsonl is no file"),
+    ([*TINY, "--responses", "x", "--model", "base"], "--model would change nothing. Leave it out"),
+    ([*TINY, "--responses", "x", "--samples", 2, "--temperature", 1], "--samples, --temperature would change nothing"),
+    ([*TINY, "--responses", "x", "--generate", "model"], "--generate would change nothing"),
+    ([*TINY, "--responses", "x", "--prompt", "plain", "--system", "y"], "--prompt, --system would change nothing"),
+    ([*TINY, "--responses", "x", "--overwrite"], "--overwrite would change nothing"),
 ]
 
 
@@ -225,6 +230,7 @@ def test_two_files_of_responses_side_by_side(tmp_path):
     assert done.returncode == 0, done.stderr
     # 6 won of 8, none lost: McNemar 2 / 2 ** 6
     assert "| 25.0 [7.1, 59.1] | 100.0 [67.6, 100.0] | +75.0 " in done.stdout and "| 0.0312 |" in done.stdout
+    assert "| mathvista | 8 (base: 6 without a response) | pass@1 |" in done.stdout
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["benchmarks"]["mathvista"]["models"]["base"]["unanswered"] == 6
 

@@ -52,9 +52,11 @@ def test_the_commands_run_one_after_another(folder):
     assert all(f"| {name} |" in output[1] for name in BENCHMARKS)
     assert "| mathverse | 2 | pass@1 |" in output[2] and "| base | tuned | difference | p |" in output[2]
     assert "| k12 | 2 | pass@8 |" in output[3]
-    assert "| mathvision | 6 | pass@1 | 33.3 " in output[4]
+    assert "| mathvision | 6 (4 without a response) | pass@1 | 33.3 " in output[4]
     assert "| k12 | 2 | pass@1 |" in output[6]
-    assert "| mathvision | 6 | pass@1 | 16.7 " in output[7]  # the judge says yes to "right" alone
+    assert (
+        "| mathvision | 6 (4 without a response) | pass@1 | 16.7 " in output[7]
+    )  # the judge says yes to "right" alone
     for name in ("summary.md", "summary.json", "model/k12.jsonl", "model/k12.responses.jsonl", "prompts/k12.jsonl"):
         assert (folder / "runs" / "k12" / name).is_file()
 

@@ -72,6 +72,7 @@ def test_two_writers_are_refused(tmp_path):
         ("r.json", '[{"sample_index": "a", "model_answer": "x"}, {"id": "b", "output": "y"}]'),
         ("r.json", '{"a": {"response": "x"}, "b": {"pid": "b", "response": "y"}}'),
         ("r.json", '{"a": "x", "b": ["y"]}'),
+        ("r.json", '[{"index": "a", "prediction": "x"}, {"index": "b", "prediction": "y"}]'),  # VLMEvalKit
     ],
 )
 def test_others_files(tmp_path, name, text):
@@ -109,4 +110,11 @@ def test_files_without_responses_are_refused(tmp_path, text, message):
     if text is not None:
         path.write_text(text)
     with pytest.raises(ValueError, match=message):
+        read_responses(path)
+
+
+def test_of_unknown_columns_those_that_would_do_are_named(tmp_path):
+    path = tmp_path / "r.jsonl"
+    path.write_text('{"name": "a", "said": "x"}\n{"name": "b", "score": 1}\n')
+    with pytest.raises(ValueError, match=r"an id \(id, pid.*\) and a text \(responses.*found: name, said, score."):
         read_responses(path)

@@ -181,6 +181,18 @@ def test_the_page_shows_base_and_tuned_side_by_side():
     assert "by skills" in page
 
 
+def test_the_line_of_a_benchmark_says_how_many_items_had_no_response():
+    summary = page_summary()
+    models = summary["benchmarks"]["mathvista"]["models"]
+    models["base"]["unanswered"] = 4
+    assert "| mathvista | 10 (base: 4 without a response) | pass@1 |" in main_table(summary)
+    models["tuned"]["unanswered"] = 1
+    assert "| 10 (base: 4, tuned: 1 without a response) |" in main_table(summary)
+    del summary["models"]["base"], models["base"]
+    summary["benchmarks"]["mathvista"]["paired"] = None
+    assert "| 10 (1 without a response) |" in main_table(summary)
+
+
 def test_a_page_of_one_model_has_no_difference():
     summary = page_summary()
     del summary["models"]["base"]
