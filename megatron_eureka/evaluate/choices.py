@@ -21,7 +21,7 @@ MAX_BARE_CHARS, MAX_CONTAINING_CHARS = 60, 200
 _LETTER = r"(?<![A-Za-z0-9_'\\])([A-J])(?![A-Za-z0-9_'])"
 _EDGE = r"[^\w∠△⊙°]{0,4}"
 _LONE = re.compile(rf"{_EDGE}([A-Ja-j]){_EDGE}")
-_LED = re.compile(rf"{_EDGE}\(?([A-J])(?:\)|[.:)]|\s-)\s*(?=\S)")
+_LED = re.compile(rf"{_EDGE}\(?([A-J])(?:\)|[.:)]|\s-|,?\s(?=since\b|because\b))\s*(?=\S)")
 _NAMED = re.compile(
     r"\b(?i:option|choice|answer)\b(?:\s(?:is|are))?[\s:(]{0,4}([A-Ja-j])(?![A-Za-z0-9_']|\s+[A-Za-z])"
     rf"|(?:(?<!不)选[择项]?|答案[是为]?)[\s:(]{{0,4}}{_LETTER}"
@@ -34,7 +34,7 @@ FIGURE = re.compile(
     rf"|ray|arc|chord|radius|center|centre|square|rectangle|plane)s?|vertex|vertices|of|at|through|from)\b)\s*{_LETTER}"
     rf"(?:(?:\s*,\s*|\s+(?:and|to)\s+|[和、]){_LETTER}){{0,4}}"
     rf"|不[能应]?[选是]\s*{_LETTER}"
-    rf"|{_LETTER}\s*(?:[=<>≈≤≥]|\\(?:approx|leq?|geq?)\b)"
+    rf"|{_LETTER}\s*(?:[=<>≈≤≥]|\s(?:is|equals|measures)\s+[$-]?\d|\\(?:approx|leq?|geq?)\b)"
     rf"|(?<=\S)[^\S\n]*{_LETTER}\s+\d"
     rf"|{_LETTER}\s*\(\s*-?\d[^()\n]{{0,20}},"
     rf"|(?:°|\\circ\}}?)\s*[CF](?![A-Za-z])"

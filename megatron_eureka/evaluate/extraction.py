@@ -27,6 +27,7 @@ _PROSE = re.compile(
     r"(?<![\\A-Za-z])(?!(?:sin|cos|tan|cot|log|ln|exp|sqrt|pi)\b)[A-Za-z]{2,}(?![A-Za-z])|[\u3400-\u9fff]"
 )
 _BULLET = re.compile(r"\A(?:(?:[-*•]|\(?[a-z0-9]\)|[a-z0-9][.:)])\s+|[=≈]\s*)")
+_REMARK = re.compile(r"\s\([^()]*[A-Za-z]{3}[^()]*\)[\s.]*$")
 _OPERATOR = re.compile(r"[-−+*/^:=<>≤≥≠±√(\[{\\]")
 MAX_FORMULA_LINE = 200
 
@@ -122,6 +123,7 @@ def _formula(_: str, line: str) -> str:
     """A last line's formula; "" where it ends in words, or in a number alone."""
     if len(line) > MAX_FORMULA_LINE:
         return ""
+    line = _REMARK.sub("", line)
     if _MATHS.search(line):
         return _last(_MATHS)(line)
     words = [0, *(found.end() for found in _PROSE.finditer(line))]

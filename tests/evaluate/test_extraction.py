@@ -40,6 +40,7 @@ from megatron_eureka.rewards.quantities import parse_quantity, parse_unit
         ("there are 3 rows, so -14", "math", "-14", "number"),
         ("so x = 2 · 3 + 8 = 14", "math", "14", "formula"),
         ("x = 3, y = -2", "math", "x = 3, y = -2", "formula"),
+        ("x = 5 (since x > 0).", "math", "5", "formula"),
         ("- 14", "math", "14", "number"),
         ("Step 3: 14", "math", "14", "number"),
         ("It is 12 cm long (see above", "math", "12", "number"),

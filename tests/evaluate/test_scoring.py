@@ -77,6 +77,8 @@ CHOICE = [
     (of("C", ANGLES), "<answer>∠C</answer>", False),
     (of("C", ANGLES), "∠A is 120°, so the answer is C", True),
     (of("C", ANGLES), "<answer>C 120°</answer>", True),
+    *((of(letter, ANGLES), "<answer>D is 60°</answer>", letter == "B") for letter in "BD"),
+    (of("C", ANGLES), "The answer is C since angle B = 60°", True),
     (of("C", ANGLES), "C: the angle B is 120°", True),
     # Chinese
     *(
