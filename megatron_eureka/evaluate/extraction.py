@@ -20,6 +20,11 @@ _SENTENCE_END = re.compile(r"\.(?=\s|$)|[。\n]")
 MAX_SHORT_LINE = 31  # without a mark a letter may be a point of a figure; in a short last line it is an answer
 _OPTION = re.compile(r"\(([A-J])\)|(?<![\w'])([A-J])(?=\s{0,4}[.):](?:\s|$))|([A-J])(?=\s?选?项(?!错|不|有误|是错))")
 _NUMBER = re.compile(r"(?<![\w.])[-−]?\d[\d,]*(?:\.\d+)?(?:[eE][+-]?\d{1,4})?\s?%?")
+# As sentences have it: negative 3, 12 345, 4 out of 8.
+_SAID = re.compile(
+    r"(?<![\w.])(?:(?i:negative|minus) )?[-−]?(?:\d{1,3}(?: \d{3})+(?![\d.,]*\d)"
+    r"|\d[\d,]*(?:\.\d+)?(?:[eE][+-]?\d{1,4})?(?:\s?%)?)(?: out of (?:the |all )?\d+)?"
+)
 _LIST = re.compile(r"\[[^\[\]]{0,400}\]")
 _MATHS = re.compile(r"\$([^$]{1,400})\$")
 # A word that is no function, or a Chinese character: behind the last one may stand a formula without dollar signs.
@@ -88,9 +93,9 @@ def _by_kind(text: str, kind: str) -> Candidate:
     lines = [line.strip() for line in text.split("\n") if line.strip()]
     if not lines:
         return Candidate("", "none")
-    number, found = ("number", _last(_NUMBER)), {"list": [("list", _last(_LIST))]}
-    found |= {"choice": [("option", _option)], "integer": [number], "float": [number], "math": [("formula", _formula)]}
-    found["math"] += [("formula", _last(_MATHS)), number]
+    said = [("number", _last(_SAID))]
+    found = {"choice": [("option", _option)], "integer": said, "float": said, "list": [("list", _last(_LIST))]}
+    found["math"] = [("formula", _formula), ("formula", _last(_MATHS)), ("number", _last(_NUMBER))]
     for how, find in found.get(kind, []):
         answer = find(text, lines[-1])
         if answer:
