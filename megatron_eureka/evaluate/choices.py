@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 
 from megatron_eureka.evaluate.answers import folded
-from megatron_eureka.rewards.choices import named_choices
+from megatron_eureka.rewards.choices import FIGURE, named_choices
 from megatron_eureka.rewards.notation import plain, to_latex
 from megatron_eureka.rewards.quantities import parse_quantity, same_quantity
 
@@ -28,17 +28,6 @@ _NAMED = re.compile(
     rf"|{_LETTER}\s?选?项(?!错|不|有误|是错)"
 )
 _MARKED = re.compile(r"\(([A-J])\)")
-# Letters that name a point, an angle or a variable of the figure, degrees Celsius, or what is denied: no options.
-FIGURE = re.compile(
-    rf"(?:[∠△⊙点角圆]|线段|直线|三角形|\\(?:angle|triangle|odot)\b|\b(?i:(?:angle|point|triangle|side|segment|line|circle"
-    rf"|ray|arc|chord|radius|center|centre|square|rectangle|plane)s?|vertex|vertices|of|at|through|from)\b)\s*{_LETTER}"
-    rf"(?:(?:\s*,\s*|\s+(?:and|to)\s+|[和、]){_LETTER}){{0,4}}"
-    rf"|不[能应]?[选是]\s*{_LETTER}"
-    rf"|{_LETTER}\s*(?:[=<>≈≤≥]|\s(?:is|equals|measures)\s+[$-]?\d|\\(?:approx|leq?|geq?)\b)"
-    rf"|(?<=\S)[^\S\n]*{_LETTER}\s+\d"
-    rf"|{_LETTER}\s*\(\s*-?\d[^()\n]{{0,20}},"
-    rf"|(?:°|\\circ\}}?)\s*[CF](?![A-Za-z])"
-)
 _INNER_SPACE = re.compile(r"(?<=[(\[{,=<>^_])\s+|\s+(?=[)\]},=<>^_])|(?<=\d)\s+(?=\\)|(?<=[a-z])\s+(?=\{)")
 
 

@@ -6,7 +6,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from megatron_eureka.evaluate.choices import FIGURE, letters_in
+from megatron_eureka.evaluate.choices import letters_in
+from megatron_eureka.rewards.choices import FIGURE
 from megatron_eureka.rewards.notation import boxed, plain, plain_forms
 
 MAX_CHARS = 2000  # of an answer; what is longer is a text, and its end counts

@@ -22,10 +22,25 @@ _MARKED_CHOICE = re.compile(
     r"|(?i:option|choice|answer(?: is)?:?)\s*\(?([A-J])\b"  # option B
     rf"|{_NO_WORD_BEFORE}([A-J])(?=\s*(?:&|and\b)\s*\(?[A-J]{_NO_WORD_AFTER})"  # A and B
     rf"|(?<=[\u3400-\u9fff])\s*([A-J]){_NO_WORD_AFTER}"  # the letter behind a Chinese word
+    rf"|{_NO_WORD_BEFORE}([A-J])\s?选?项(?!错|不|有误|是错)"
 )
 _WORD_CHOICE = re.compile(rf"{_NO_WORD_BEFORE}(?<!\d\s)([B-HJ]){_NO_WORD_AFTER}")
 _UNDECIDED = re.compile(rf"{_NO_WORD_BEFORE}[A-J]\)?\s*(?:/|\bor\b)\s*\(?[A-J]{_NO_WORD_AFTER}")
 _DENIED = re.compile(rf"\b(?i:not|neither|nor)\s+\(?[A-J]{_NO_WORD_AFTER}")
+
+
+_LETTER = rf"{_NO_WORD_BEFORE}([A-J]){_NO_WORD_AFTER}"
+# Letters that name a point, an angle or a variable of the figure, degrees Celsius, or what is denied: no options.
+FIGURE = re.compile(
+    rf"(?:[∠△⊙点角圆]|线段|直线|三角形|\\(?:angle|triangle|odot)\b|\b(?i:(?:angle|point|triangle|side|segment|line|circle"
+    rf"|ray|arc|chord|radius|center|centre|square|rectangle|plane)s?|vertex|vertices|of|at|through|from)\b)\s*{_LETTER}"
+    rf"(?:(?:\s*,\s*|\s+(?:and|to)\s+|[和、]){_LETTER}){{0,4}}"
+    rf"|不[能应]?[选是]\s*{_LETTER}"
+    rf"|{_LETTER}\s*(?:[=<>≈≤≥]|\s(?:is|equals|measures)\s+[$-]?\d|\\(?:approx|leq?|geq?)\b)"
+    rf"|(?<=\S)[^\S\n]*{_LETTER}\s+\d"
+    rf"|{_LETTER}\s*\(\s*-?\d[^()\n]{{0,20}},"
+    rf"|(?:°|\\circ\}}?)\s*[CF](?![A-Za-z])"
+)
 
 
 def label_choices(label: str) -> set[str]:
@@ -51,6 +66,6 @@ def named_choices(answer: str) -> set[str]:
         return {lone.group(1).upper()}
     if _UNDECIDED.search(text):
         return set()
-    text = _DENIED.sub(" ", text)
+    text = FIGURE.sub(" ", _DENIED.sub(" ", text))
     marked = {letter for found in _MARKED_CHOICE.finditer(text) for letter in found.groups() if letter}
     return marked | set(_WORD_CHOICE.findall(text))

@@ -20,7 +20,7 @@ from megatron_eureka.rl.filters import verdict
 from megatron_eureka.rollout.protocol import Engine, GenerateRequest, Refusal, SamplingOptions, sampling_seed
 from megatron_eureka.types import Group, Prompt, Sample
 
-REFILL_MARGIN = 1.25  # prompts drawn for a refill, over what the keep rate says: a third round costs another longest one
+REFILL_MARGIN = 1.25  # drawn for a refill, over what the keep rate says: a further round costs another longest response
 
 Timer = Callable[[str], AbstractContextManager]
 

@@ -535,6 +535,15 @@ PAIRS = [
     ("①②", "②①", True),
     ("①③", "①, ③", True),
     ("①③", "①②③", False),
+    # Letters that are no options.
+    ("C", "不选C", False),
+    ("A", "A项正确", True),
+    ("B", "A项错误, B项正确", True),
+    ("C", "It is 20 °C.", False),
+    ("C", "The angle C is 45°.", False),
+    ("C", "Point C.", False),
+    ("C", "C = 3", False),
+    ("B", "B, since angle C is 45°", True),
     # The number is there, but not as the answer.
     ("5", "We have looked at the figure for a long time, and it seems to us that it is 5, or perhaps 6.", False),
     ("3", "3:1", False),

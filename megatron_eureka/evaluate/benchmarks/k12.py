@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 
+from megatron_eureka.data.layouts import CHOICE_HINT
 from megatron_eureka.evaluate.benchmarks.files import Row
-from megatron_eureka.evaluate.benchmarks.pictures import CHOICE_HINT, Pictures, options_in, user_turn
+from megatron_eureka.evaluate.benchmarks.pictures import Pictures, options_in, user_turn
 from megatron_eureka.evaluate.choices import LETTERS
 from megatron_eureka.evaluate.item import BenchmarkItem, Malformed
 

@@ -5,8 +5,9 @@ The text-only version has no picture; in the vision-only one the question stands
 
 from __future__ import annotations
 
+from megatron_eureka.data.layouts import CHOICE_HINT
 from megatron_eureka.evaluate.benchmarks.files import Row
-from megatron_eureka.evaluate.benchmarks.pictures import CHOICE_HINT, Pictures, options_in, user_turn
+from megatron_eureka.evaluate.benchmarks.pictures import Pictures, options_in, user_turn
 from megatron_eureka.evaluate.item import BenchmarkItem, Malformed
 
 PATTERNS = (

@@ -5,8 +5,9 @@ A row has one picture, even where its text names several (<image1>, <image2>): t
 
 from __future__ import annotations
 
+from megatron_eureka.data.layouts import CHOICE_HINT
 from megatron_eureka.evaluate.benchmarks.files import Row
-from megatron_eureka.evaluate.benchmarks.pictures import CHOICE_HINT, Pictures, user_turn, with_options
+from megatron_eureka.evaluate.benchmarks.pictures import Pictures, user_turn, with_options
 from megatron_eureka.evaluate.item import BenchmarkItem, Malformed
 
 PATTERNS = (

@@ -5,8 +5,9 @@ The gold of a multiple-choice question is the text of the option; here it become
 
 from __future__ import annotations
 
+from megatron_eureka.data.layouts import CHOICE_HINT
 from megatron_eureka.evaluate.benchmarks.files import Row
-from megatron_eureka.evaluate.benchmarks.pictures import CHOICE_HINT, Pictures, user_turn, with_options
+from megatron_eureka.evaluate.benchmarks.pictures import Pictures, user_turn, with_options
 from megatron_eureka.evaluate.item import BenchmarkItem, Malformed
 
 PATTERNS = ("data/testmini-*.parquet", "testmini-*.parquet", "testmini.json", "data/testmini.json")

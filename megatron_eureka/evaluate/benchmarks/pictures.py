@@ -17,7 +17,6 @@ from megatron_eureka.evaluate.choices import LETTERS
 from megatron_eureka.evaluate.item import Malformed
 from megatron_eureka.rewards.notation import plain_forms
 
-CHOICE_HINT = "Answer with the letter of the right option."
 MAX_PATH = 1024  # characters; what is longer is base64
 
 
