@@ -281,6 +281,7 @@ def stand_ins(folder: Path, to_hf: str = "to_hf") -> Tools:
     return Tools(tool(str(script), "to_megatron"), tool(str(script), to_hf), tool("-c", "pass"))
 
 
+@pytest.mark.slow
 def test_programs_take_turns_and_the_record_holds_every_run(tmp_path, capsys):
     arguments = ["--size", "tiny", "--repeats", "2", "--workers", "1", "2", "--settle-s", "0", "--cache", "warm"]
     arguments += ["--folder", str(tmp_path / "disk"), "--json", str(tmp_path / "new" / "record.json")]
@@ -301,6 +302,7 @@ def test_programs_take_turns_and_the_record_holds_every_run(tmp_path, capsys):
     assert "HF -> Megatron" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_weights_that_changed_end_the_run_and_nothing_but_the_source_stays(tmp_path):
     arguments = ["--size", "tiny", "--repeats", "1", "--settle-s", "0", "--folder", str(tmp_path / "disk")]
     with pytest.raises(SystemExit, match="the weights changed: .* has other bytes"):

@@ -180,6 +180,7 @@ def test_the_timing_program_runs_at_a_tiny_size(tmp_path):
     assert all(len(record["seconds"]) == gpu_timings.REPEATS and record["median_s"] > 0 for record in records)
 
 
+@pytest.mark.slow
 def test_a_program_that_breaks_or_runs_out_of_time_says_so(tmp_path):
     variant = gpu_check.Variant("cpu fp32", "cpu", "fp32", spec="no such spec")
     failure = gpu_check.run("gpu_programs.py", variant, str(tmp_path), tmp_path / "out.pt", gpu_check.Clock(120))
@@ -189,6 +190,7 @@ def test_a_program_that_breaks_or_runs_out_of_time_says_so(tmp_path):
     assert "ran out" in gpu_check.run("gpu_programs.py", variant, str(tmp_path), tmp_path / "out.pt", late)
 
 
+@pytest.mark.slow
 def test_training_needs_no_vllm():
     """A GPU machine without vLLM runs gpu_check; None in sys.modules makes an import fail."""
     modules = ("policy", "batch", "update", "sft")

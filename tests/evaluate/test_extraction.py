@@ -94,6 +94,7 @@ HOSTILE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("response", HOSTILE, ids=lambda text: text[:12])
 def test_a_hostile_megabyte_takes_no_time(response):
     started = time.monotonic()

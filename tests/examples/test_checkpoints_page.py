@@ -23,6 +23,7 @@ def folder(tmp_path_factory):
     return clone(folder, "tools", "configs")
 
 
+@pytest.mark.slow
 def test_the_commands_run_one_after_another(folder):
     output = run_commands("checkpoints.md", folder)
     assert len(output) == 6

@@ -64,6 +64,7 @@ TO_AND_FROM = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("saved, loaded", TO_AND_FROM, ids=["from one rank", "from tp2 pp2 vpp2"])
 def test_a_checkpoint_of_one_layout_loads_under_others(hf, tmp_path, saved, loaded):
     folder = write(hf, saved, tmp_path / "checkpoint")

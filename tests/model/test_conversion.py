@@ -66,6 +66,7 @@ def test_logits_are_those_of_transformers(models, kind):
         torch.testing.assert_close(one, other, rtol=0, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_megatron_core_wrote_converts_back(models, tmp_path):
     """Megatron to Megatron at another layout is a save by one and a load by another; here through Hugging Face too."""
     hf, _ = models["untied"]
@@ -224,10 +225,12 @@ def wrong_conversions(tmp_path_factory):
     return run_ranks(1, outcomes, hf, folder, timeout=300)[0]
 
 
+@pytest.mark.slow
 def test_the_right_table_passes_both_checks(wrong_conversions):
     assert wrong_conversions["none"] == (True, pytest.approx(0, abs=2e-4))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mutation", MUTATIONS)
 def test_any_wrong_rule_is_caught(wrong_conversions, mutation):
     """By the bits, and by the logits, which know nothing of the table; a missed parameter by the conversion itself."""

@@ -128,6 +128,7 @@ def test_a_scorer_that_is_closed_ends_a_function_that_hangs(tmp_path):
         pending.users[0].result(timeout=LIMIT_S)
 
 
+@pytest.mark.slow
 def test_a_function_that_always_hangs_costs_few_time_limits(tmp_path):
     """Ten batches of two: the first is tried as a whole and by sample; what waited meanwhile is given up."""
     file = tmp_path / "mine.py"

@@ -22,6 +22,8 @@ from megatron_eureka.rewards.repetition import score_repetition
 from megatron_eureka.rewards.scorer import Scorer
 from tests.rewards.hostile_texts import HOSTILE, MIB
 
+pytestmark = pytest.mark.slow  # every one waits for processes that start anew
+
 TIMEOUT_S = 1.0
 # A worker that was killed starts again within 2 s alone on a core; others may have the core.
 MARGIN_S = 20.0

@@ -39,6 +39,7 @@ def test_options_reach_the_components():
         assert anchored.score(["?"], [f"Well, {GOOD}"], ["8"])[0] == {"accuracy": 1.0, "format": 0.0, "total": 1.0}
 
 
+@pytest.mark.slow
 def test_a_verification_that_never_ends_scores_zero_and_is_counted():
     """sympy needs much longer than the limit for these powers of binomials (measured: over 5 s)."""
     hostile = (
@@ -76,6 +77,7 @@ def test_user_functions_add_to_the_total(tmp_path):
         assert scorer.counters["errors"] == 2
 
 
+@pytest.mark.slow
 def test_a_user_function_that_hangs_costs_its_samples_and_no_more(tmp_path):
     file = tmp_path / "slow.py"
     file.write_text(

@@ -71,7 +71,7 @@ def serve(monkeypatch):
 
     def start(*replies):
         server = Server(replies)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         servers.append(server)
         return server
 

@@ -54,6 +54,7 @@ def test_round_trip_is_exact(model, tmp_path, tp, pp, vpp):
         assert {f.name: f.read_bytes() for f in folder.iterdir() if f.suffix != ".safetensors"} == small
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tp", [1, 2, 4])
 def test_pieces_may_end_anywhere(model, tmp_path, monkeypatch, tp):
     """Chunks and blocks far smaller than a head: cuts go through groups of heads and through gate and up."""
