@@ -27,8 +27,6 @@ _MARKED_CHOICE = re.compile(
 _WORD_CHOICE = re.compile(rf"{_NO_WORD_BEFORE}(?<!\d\s)([B-HJ]){_NO_WORD_AFTER}")
 _UNDECIDED = re.compile(rf"{_NO_WORD_BEFORE}[A-J]\)?\s*(?:/|\bor\b)\s*\(?[A-J]{_NO_WORD_AFTER}")
 _DENIED = re.compile(rf"\b(?i:not|neither|nor)\s+\(?[A-J]{_NO_WORD_AFTER}")
-
-
 _LETTER = rf"{_NO_WORD_BEFORE}([A-J]){_NO_WORD_AFTER}"
 # Letters that name a point, an angle or a variable of the figure, degrees Celsius, or what is denied: no options.
 FIGURE = re.compile(

@@ -12,10 +12,10 @@ import httpx
 
 from megatron_eureka.log import logger
 from megatron_eureka.rewards.components import Batch, Components, by_sample, check_components
+from megatron_eureka.rewards.pool import MAX_LOGGED
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 8.0  # before the first retry; doubled for each further one
 MAX_FAILED = 3
-MAX_LOGGED = 20
 MAX_REPLY_BYTES = 256 << 20
 RETRIED_STATUS = (408, 429)  # and all 5xx; another 4xx would be the same the next time
 
