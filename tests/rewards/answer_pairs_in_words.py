@@ -86,6 +86,7 @@ PAIRS_IN_WORDS = [
     ("B", "B, since angle C is 45°", True),
     # The number is there, but not as the answer.
     ("5", "We have looked at the figure for a long time, and it seems to us that it is 5, or perhaps 6.", False),
+    ("5", "It is 5, or it is 6.", False),
     ("3", "3:1", False),
     ("3", "The ratio is 3:1.", False),
     ("3:1", "The ratio is 3:1.", True),
