@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,21 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.model.qwen2_5_vl import Qwen2_5_VL
+from megatron_eureka.types import Group, ImageKey, Prompt, Sample
 from megatron_eureka.weights.companions import read_description
 from megatron_eureka.weights.integrity import check_hashes, check_share
 from megatron_eureka.weights.stored import stored_rules, stored_tensor
 from megatron_eureka.weights.torch_dist import METADATA
 from megatron_eureka.weights.torch_dist_index import load_metadata
 from megatron_eureka.weights.torch_dist_reader import TorchDistReader
+
+# Older runs stored waiting groups as these; they hold fields and run nothing.
+_OLDER_CLASSES = [Group, Prompt, Sample, ImageKey]
+
+
+def plain_objects() -> AbstractContextManager[None]:
+    """Inside, a checkpoint's plain objects can be loaded, those of older runs too; any other class is refused."""
+    return torch.serialization.safe_globals(_OLDER_CLASSES)
 
 
 @torch.no_grad()
@@ -85,7 +95,7 @@ def load_sharded(
         ValueError: the checkpoint cannot be read, or does not hold what is asked for.
     """
     read_description(Path(folder))
-    _check_plain_objects(Path(folder) / COMMON_STATE_FNAME)
+    read_plain_objects(folder)
     stored = load_metadata(Path(folder) / METADATA).state_dict_metadata
     absent = {
         (name, key)
@@ -98,7 +108,8 @@ def load_sharded(
         name: {key: item for key, item in part.items() if (name, key) not in absent} for name, part in state.items()
     }
     try:
-        loaded = dist_checkpointing.load(present, str(folder))
+        with plain_objects():
+            loaded = dist_checkpointing.load(present, str(folder))
     except (CheckpointingException, CheckpointException, KeyError, OSError) as error:
         raise ValueError(
             f"The Megatron checkpoint {folder} cannot be loaded: {reason(error)}. Copy it again, or give another one."
@@ -116,9 +127,17 @@ def reason(error: BaseException) -> str:
     return f"rank {rank}: {cause}"
 
 
-def _check_plain_objects(file: Path) -> None:
-    """Megatron-Core answers a missing file with an AttributeError, and a damaged one as if a collective had failed."""
+def read_plain_objects(folder: str | Path) -> dict[str, Any]:
+    """What lies beside the tensors: the progress of a run, its layer spec.
+
+    Megatron-Core answers a missing file with an AttributeError, and a damaged one as if a collective had failed.
+
+    Raises:
+        ValueError: the file is missing or damaged, or holds a class.
+    """
+    file = Path(folder) / COMMON_STATE_FNAME
     try:
-        torch.load(file, map_location="cpu", weights_only=True)
+        with plain_objects():
+            return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # what a damaged pickle raises depends on where it breaks
         raise ValueError(f"{file} is missing or damaged: {error}. Copy the checkpoint again.") from error

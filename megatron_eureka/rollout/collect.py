@@ -17,6 +17,7 @@ from megatron_eureka.data.images import ImageStore
 from megatron_eureka.data.stream import PromptStream
 from megatron_eureka.log import logger
 from megatron_eureka.rl.filters import verdict
+from megatron_eureka.rollout.buffer import from_plain, to_plain
 from megatron_eureka.rollout.protocol import Engine, GenerateRequest, Refusal, SamplingOptions, sampling_seed
 from megatron_eureka.types import Group, Prompt, Sample
 
@@ -244,12 +245,12 @@ class Collector:
 
     def state_dict(self) -> dict[str, Any]:
         """Plain objects: the place in the stream and the surplus groups."""
-        return {"stream": self.stream.state_dict(), "surplus": self.surplus}
+        return {"stream": self.stream.state_dict(), "surplus": to_plain(self.surplus)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where another collector over the same data was."""
         self.stream.load_state_dict(state["stream"])
-        self.surplus = list(state["surplus"])
+        self.surplus = from_plain(state["surplus"])
 
 
 def shuffled_rewards(groups: list[Group], seed: tuple[int, ...]) -> list[Group]:

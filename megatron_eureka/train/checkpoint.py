@@ -19,7 +19,7 @@ from megatron.core import dist_checkpointing
 from torch.distributed.checkpoint.api import CheckpointException
 
 from megatron_eureka.config.model_folder import find_model_folder
-from megatron_eureka.model.checkpoint import load_sharded, reason
+from megatron_eureka.model.checkpoint import load_sharded, read_plain_objects, reason
 from megatron_eureka.parallel import cpu_shim
 from megatron_eureka.train.checkpoint_writer import InProcessSaveStrategy
 from megatron_eureka.train.policy import Policy, torch_adams
@@ -129,7 +129,7 @@ def load(policy: Policy, folder: Path) -> dict[str, Any]:
 
 def _check_spec(policy: Policy, folder: Path) -> None:
     """The optimizer's state is stored as long rows, in the order in which this spec happens to name its parameters."""
-    saved, mine = dist_checkpointing.load_common_state_dict(str(folder)).get("spec"), _spec(policy)
+    saved, mine = read_plain_objects(folder).get("spec"), _spec(policy)
     if saved not in (mine, None):
         raise ValueError(
             f"The checkpoint {folder} was written under the layer spec {saved!r}; this run has {mine!r}. Resume with "

@@ -2,11 +2,11 @@
 
 import logging
 import math
-import pickle
 from collections import Counter
 from contextlib import contextmanager
 
 import pytest
+import torch
 
 from megatron_eureka.config.schema import Config, Data
 from megatron_eureka.data.stream import PromptStream
@@ -372,7 +372,7 @@ def test_rewards_are_shuffled_over_groups_and_not_within_them():
     assert all(len({s.rewards["total"] for s in group.samples}) > 1 for group in shuffled)
 
 
-def test_a_restored_collector_goes_on_exactly():
+def test_a_restored_collector_goes_on_exactly(tmp_path):
     labels = [0, 2, 4, 2, 1, 3, 2, 0, 3, 2, 2]
 
     def run(collector, steps):
@@ -396,10 +396,10 @@ def test_a_restored_collector_goes_on_exactly():
     def body():
         whole = make_collector(labels, shuffle=True, seed=0)
         first = run(whole, [1])
-        saved = pickle.dumps(whole.state_dict())  # a checkpoint has to keep it on disk
+        torch.save(whole.state_dict(), tmp_path / "state.pt")
         rest = run(whole, [2, 3])
         restored = make_collector(labels, shuffle=True, seed=0)
-        restored.load_state_dict(pickle.loads(saved))
+        restored.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))  # as a checkpoint is read
         surplus = restored.surplus
         return first, rest, run(restored, [2, 3]), surplus
 

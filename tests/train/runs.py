@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,22 +78,29 @@ class Job:
         return [json.loads(line) for line in lines]
 
 
-def start(command: str, overrides: list[str], fault: str | None = None, **more: object) -> subprocess.Popen:
-    """Start `megatron-eureka COMMAND configs/digits/... OVERRIDES`, with a fault in it if one is asked for."""
-    config = ROOT / "configs" / "digits" / ("sft.yaml" if command == "sft" else "grpo.yaml")
+def start(
+    command: str, overrides: list[str], fault: str | None = None, configs: Sequence[str] = (), **more: object
+) -> subprocess.Popen:
+    """Start `megatron-eureka COMMAND CONFIGS OVERRIDES`, with a fault in it if one is asked for.
+
+    Args:
+        configs: files in `configs/`; the demo's by default.
+    """
+    names = configs or ["digits/sft.yaml" if command == "sft" else "digits/grpo.yaml"]
+    files = [str(ROOT / "configs" / name) for name in names]
     module = "tests.train.faulty" if fault else "megatron_eureka"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "FAULT": fault or ""}
-    arguments = [sys.executable, "-m", module, command, str(config), *overrides]
+    arguments = [sys.executable, "-m", module, command, *files, *overrides]
     return subprocess.Popen(
         arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment, **more
     )
 
 
 def run(
-    command: str, overrides: list[str], fault: str | None = None, timeout: float = 180
+    command: str, overrides: list[str], fault: str | None = None, timeout: float = 180, configs: Sequence[str] = ()
 ) -> subprocess.CompletedProcess:
     """`start`, wait, and hold that nothing it started is left."""
-    process = start(command, overrides, fault)
+    process = start(command, overrides, fault, configs)
     try:
         out, err = process.communicate(timeout=timeout)
     finally:
@@ -116,3 +124,17 @@ def leftovers(marker: str) -> list[psutil.Process]:
         if process.pid != os.getpid() and any(marker in part for part in process.info["cmdline"] or []):
             found.append(process)
     return found
+
+
+# Times and what follows from them differ between any two runs.
+TIMED = ("timing_s/", "perf/")
+
+
+def comparable(metrics: list[dict]) -> dict[tuple[int, str], float]:
+    """What two runs of the same steps must agree on, by step and name."""
+    return {
+        (line["step"], name): value
+        for line in metrics
+        for name, value in line.items()
+        if name != "step" and not name.startswith(TIMED)
+    }

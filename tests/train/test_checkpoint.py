@@ -1,16 +1,25 @@
 """A run that is saved and loaded goes on exactly as the one that was not; another one can start from its weights."""
 
+import math
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
 import pytest
 import torch
 
 from examples.digits.model import make_model
 from megatron_eureka.config.model_folder import find_model_folder
 from megatron_eureka.config.model_info import ModelInfo
+from megatron_eureka.config.schema import Config
+from megatron_eureka.data.stream import PromptStream
 from megatron_eureka.model.norm import RMSNorm
 from megatron_eureka.parallel import groups
 from megatron_eureka.parallel.layout import Layout
+from megatron_eureka.rollout.collect import Collector
 from megatron_eureka.train import checkpoint
 from megatron_eureka.train.policy import accumulate, build_policy, step
+from megatron_eureka.types import Group, ImageKey, Prompt, Sample
 from megatron_eureka.weights import rules_by_name
 from megatron_eureka.weights.companions import read_description
 from megatron_eureka.weights.torch_dist_index import load_metadata
@@ -144,3 +153,56 @@ def _save_to_a_full_disk(rank, world, model, folder):
 def test_a_disk_that_is_full_for_the_small_files_is_named(model, tmp_path):
     run_ranks(1, _save_to_a_full_disk, model, tmp_path / "step_7")
     assert [path.name for path in tmp_path.iterdir()] == ["step_7.tmp"]
+
+
+def _waiting_groups(number=float) -> list[Group]:
+    """What a collector may hold: pictures, letters of every kind, a token that no engine drew, a user's numbers."""
+    rewards = {"total": number(0.1), "accuracy": number(1)}
+    sample = Sample((5, 151643), (-0.1, math.nan), "length", 3, "x²\u2028 \0 漢字", rewards)
+    key = ImageKey("ab" * 32, (1, 2, 4), 2)
+    messages = ({"role": "user", "content": [{"type": "image", "image": "a.png"}, {"type": "text", "text": "?"}]},)
+    asked = Prompt("p0", "data.jsonl:1", messages, "3", (1, 9, 9, 2), (1, 9, 2), (key,))
+    return [Group(asked, (sample, replace(sample, token_ids=(7,), engine_logprobs=(-1 / 3,)))), Group(asked, (sample,))]
+
+
+def _collector(groups: list[Group]) -> Collector:
+    stream = PromptStream(num_prompts=7, seed=3)
+    stream.take(9)
+    collector = Collector(Config(), None, None, None, [], stream)
+    collector.surplus = groups
+    return collector
+
+
+def _resume_with_groups(rank, world, model, folder, older):
+    """Progress as a GRPO run saves it, through the files and back into another collector."""
+    policy = _policy(model, Layout())
+    state = _collector(_waiting_groups(np.float64)).state_dict()
+    if older:  # until plain data took their place
+        state["surplus"] = _waiting_groups()
+    checkpoint.save(policy, folder, {"step": 7, "updates": 14, "policy_version": 7, "collector": state}, keep=1)
+    loaded = checkpoint.load(policy, folder)
+    restored = Collector(Config(), None, None, None, [], PromptStream(num_prompts=7, seed=3))
+    restored.load_state_dict(loaded.pop("collector"))
+    return loaded, restored.surplus, restored.stream.take(12)
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_groups_that_wait_go_through_a_checkpoint(model, tmp_path, older):
+    folder = tmp_path / "step_7"
+    ((numbers, surplus, order),) = run_ranks(1, _resume_with_groups, model, folder, older)
+    assert numbers == {"step": 7, "updates": 14, "policy_version": 7}
+    assert repr(surplus) == repr(_waiting_groups())  # NaN is not equal to itself
+    assert order == _collector([]).stream.take(12)
+    # Such a checkpoint is a model as well.
+    (mine, _), (theirs, _) = (run_ranks(2, _weights, start, Layout(tp=2)) for start in (folder, model))
+    assert mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in theirs)
+
+
+def _resume_from_strange_pickle(rank, world, model, folder):
+    checkpoint.save(_policy(model, Layout()), folder, {"step": 7, "strange": Fraction(1, 2)}, keep=1)
+    return _resume(rank, world, model, folder)
+
+
+def test_a_checkpoint_with_any_other_class_is_not_loaded(model, tmp_path):
+    (message,) = run_ranks(1, _resume_from_strange_pickle, model, tmp_path / "step_7")
+    assert "common.pt is missing or damaged" in message and "fractions.Fraction" in message

@@ -8,21 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.train.runs import ROOT, run
+from tests.train.runs import ROOT, comparable, run
 
 pytestmark = pytest.mark.slow
-
-# Times and what follows from them differ between any two runs.
-TIMED = ("timing_s/", "perf/")
-
-
-def comparable(metrics: list[dict]) -> dict[tuple[int, str], float]:
-    return {
-        (line["step"], name): value
-        for line in metrics
-        for name, value in line.items()
-        if name != "step" and not name.startswith(TIMED)
-    }
 
 
 def read_lines(file) -> list[dict]:

@@ -3,16 +3,12 @@
 import json
 import math
 import statistics
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
-from examples.digits.data import corpus, write_data
-from examples.digits.model import make_model
 from megatron_eureka.config.load import load_config
-from tests.train.runs import ROOT, end
+from tests.train.runs import ROOT, run
 
 pytestmark = pytest.mark.slow
 
@@ -20,46 +16,20 @@ CONFIGS = ROOT / "configs"
 STEPS, PROMPTS, SAMPLES = 3, 8, 8
 
 
-def run(command: str, *arguments: object) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "megatron_eureka", command, *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-    )
-    try:
-        _, err = process.communicate(timeout=400)
-    finally:
-        end(process)
-    assert process.returncode == 0, err
-
-
-@pytest.fixture(scope="module")
-def start(tmp_path_factory):
-    """The demo's data, and a model after 200 of its 320 steps of fine-tuning."""
-    folder = tmp_path_factory.mktemp("recipes")
-    data = write_data(folder / "data", seed=0)
-    model = make_model(folder / "model", num_layers=4, seed=0, corpus=corpus())
-    changes = [f"data.train=[{data}/sft.jsonl]", f"model.path={model}", f"logging.root={folder}", "logging.name=sft"]
-    run("sft", CONFIGS / "digits" / "sft.yaml", *changes, "train.steps=200")
-    return folder
-
-
 class Run:
     """What a recipe's run has written: `steps` of metrics, and for each step its groups as they were generated."""
 
-    def __init__(self, start, name: str, recipe: str, *overrides: str):
-        changes = [f"data.train=[{start}/data/train.jsonl]", f"model.path={start}/sft/export"]
-        changes += [f"logging.root={start}", f"logging.name={name}", "evaluation.enabled=false", "checkpoint.every=0"]
+    def __init__(self, taught, name: str, recipe: str, *overrides: str):
+        changes = [f"data.train=[{taught.folder}/data/train.jsonl]", f"model.path={taught.folder}/model"]
+        changes += [f"logging.root={taught.folder}/runs", f"logging.name={name}"]
+        changes += ["evaluation.enabled=false", "checkpoint.every=0"]
         changes += [f"train.steps={STEPS}", f"rollout.prompts_per_step={PROMPTS}", "checkpoint.export=false"]
         changes += [f"train.samples_per_update={PROMPTS * SAMPLES // 2}", "logging.tensorboard=false", *overrides]
-        files = [CONFIGS / "recipe" / f"{recipe}.yaml", CONFIGS / "digits" / "rl.yaml"]
-        run("train", *files, *changes)
-        self.config = load_config(start / name / "config.yaml")
-        lines = (start / name / "metrics.jsonl").read_text("utf-8").splitlines()
-        self.steps = [json.loads(line) for line in lines]
-        self.groups = [self._groups(start / name / "rollouts" / f"step_{step}.jsonl") for step in range(1, STEPS + 1)]
+        result = run("train", changes, configs=[f"recipe/{recipe}.yaml", "digits/rl.yaml"])
+        assert result.returncode == 0, result.stderr
+        folder = taught.run_folder(name)
+        self.config, self.steps = load_config(folder / "config.yaml"), taught.metrics(name)
+        self.groups = [self._groups(folder / "rollouts" / f"step_{step}.jsonl") for step in range(1, STEPS + 1)]
 
     @staticmethod
     def _groups(file) -> list[list[dict]]:
@@ -85,14 +55,14 @@ def standardised(rewards: list[float]) -> list[float]:
 
 
 @pytest.fixture(scope="module")
-def runs(start):
+def runs(taught):
     """Runs by name, made when first asked for."""
     made: dict[str, Run] = {}
 
     def get(recipe: str, name: str = "", *overrides: str) -> Run:
         name = name or recipe
         if name not in made:
-            made[name] = Run(start, name, recipe, *overrides)
+            made[name] = Run(taught, name, recipe, *overrides)
         return made[name]
 
     return get
