@@ -29,7 +29,7 @@ HEAVY = {
     "vllm": {"rollout"},
     "math_verify": {"rewards"},
 }
-VLLM_FILES = {"rollout/colocated.py", "rollout/plugin.py"}
+VLLM_FILES = {f"rollout/{name}.py" for name in ("colocated", "cpu_worker", "plugin", "token_mask")}
 
 
 def room_of(path: Path) -> str:

@@ -30,8 +30,10 @@ set_environment(on_cpu=not torch.cuda.is_available())
 
 from vllm import LLM, SamplingParams  # noqa: E402  (reads the environment that is set above)
 from vllm.outputs import CompletionOutput, RequestOutput  # noqa: E402
+from vllm.tokenizers import get_tokenizer  # noqa: E402
 
 from megatron_eureka.rollout.plugin import BACKEND, CPU_WORKER, EMPTY, JOB_KEY, register  # noqa: E402
+from megatron_eureka.rollout.token_mask import TOKEN_MASK, TOKENS_KEY  # noqa: E402
 
 
 class ColocatedEngine:
@@ -52,14 +54,14 @@ class ColocatedEngine:
         self._usable, self._update_complete = options.from_folder, False
         self._asleep: set[str] = set()  # of "weights" and "kv_cache"; CUDA only
         self._info = ModelInfo.from_folder(options.model)
+        self.suppressed = _suppressed(options, self._info)
+        if self._on_cpu:
+            options.check_kv_cache(self._info)
         register()
         with self._vllm("did not start"):
-            self._llm = LLM(**_llm_arguments(options, self._on_cpu))
+            self._llm = LLM(**_llm_arguments(options, self._on_cpu, self.suppressed))
             shapes = {tensor.name: tensor.shape for tensor in hf_tensors(self._info).values()}
             self._llm.init_weight_transfer_engine({"init_info": {"shapes": shapes, "frozen": list(options.frozen)}})
-        tokenizer = self._llm.get_tokenizer()
-        stop_ids = stop_token_ids(find_model_folder(options.model).hf, tokenizer)
-        self.suppressed = suppressed_token_ids(self._info.vocab_size, tokenizer, stop_ids)
 
     def generate(
         self,
@@ -205,7 +207,6 @@ class ColocatedEngine:
             stop=list(sampling.stop),
             include_stop_str_in_output=True,
             logprobs=0,  # of the drawn token alone
-            logit_bias=dict.fromkeys(self.suppressed, float("-inf")),
         )
 
     def _samples(self, request: GenerateRequest, outputs: list[RequestOutput]) -> tuple[Sample, ...] | Refusal:
@@ -257,7 +258,13 @@ def _world_size(tp: int) -> int:
     return world
 
 
-def _llm_arguments(options: EngineOptions, on_cpu: bool) -> dict:
+def _suppressed(options: EngineOptions, info: ModelInfo) -> tuple[int, ...]:
+    folder = find_model_folder(options.model).hf
+    tokenizer = get_tokenizer(folder)
+    return suppressed_token_ids(info.vocab_size, tokenizer, stop_token_ids(folder, tokenizer))
+
+
+def _llm_arguments(options: EngineOptions, on_cpu: bool, suppressed: Sequence[int]) -> dict:
     arguments = {
         "model": str(find_model_folder(options.model).hf),
         "distributed_executor_backend": "external_launcher",
@@ -273,13 +280,14 @@ def _llm_arguments(options: EngineOptions, on_cpu: bool) -> dict:
         "use_tqdm_on_load": False,
         "load_format": "auto" if options.from_folder else EMPTY,
         "weight_transfer_config": {"backend": BACKEND},
+        "logits_processors": [TOKEN_MASK],
+        "additional_config": {TOKENS_KEY: list(suppressed), JOB_KEY: _job_identity()},
     }
     if on_cpu:
         return arguments | {
             "enforce_eager": True,
             "kv_cache_memory_bytes": options.kv_cache_bytes,
             "worker_cls": CPU_WORKER,
-            "additional_config": {JOB_KEY: _job_identity()},
         }
     return arguments | {"enable_sleep_mode": True, "gpu_memory_utilization": options.gpu_memory_utilization}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from megatron_eureka.config.model_folder import find_model_folder, is_megatron_c
 from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.config.schema import Config
 from megatron_eureka.weights import hf_tensors
+
+KV_BLOCK_TOKENS = 128  # of vLLM's CPU attention
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,24 @@ class EngineOptions:
             raise ValueError(
                 f"An engine cannot load weights from the Megatron checkpoint {self.model}. Build it with "
                 "from_folder=False and update its weights, or convert the checkpoint to a Hugging Face folder."
+            )
+
+    def check_kv_cache(self, info: ModelInfo) -> None:
+        """Refuse a KV cache of `kv_cache_bytes` that the longest response does not fit into, before vLLM does.
+
+        Raises:
+            ValueError: with the size that is needed.
+        """
+        kv_heads = max(1, info.num_kv_heads // self.tp)
+        token_bytes = 2 * info.num_layers * kv_heads * info.head_dim * {"float32": 4}.get(self.dtype, 2)
+        # vLLM keeps one block to itself.
+        needed_bytes = token_bytes * KV_BLOCK_TOKENS * (1 + math.ceil(self.max_model_tokens / KV_BLOCK_TOKENS))
+        if needed_bytes > self.kv_cache_bytes:
+            raise ValueError(
+                f"One prompt with its response, {self.max_model_tokens} tokens (data.max_prompt_tokens + "
+                f"rollout.max_response_tokens), needs {math.ceil(needed_bytes / 2**20)} MiB of KV cache; "
+                f"rollout.kv_cache_mib is {self.kv_cache_bytes >> 20}. Raise it; with more, more responses are "
+                "generated at once."
             )
 
     @classmethod

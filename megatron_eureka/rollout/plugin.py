@@ -8,7 +8,6 @@ makes the model known as a class.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from vllm.distributed.weight_transfer.base import (
@@ -30,7 +29,6 @@ from vllm.model_executor.model_loader.reload.layerwise import (
     get_layerwise_info,
 )
 from vllm.model_executor.models import ModelRegistry
-from vllm.v1.worker.cpu_worker import CPUWorker
 
 from megatron_eureka.cpu_wheels import is_cpu_torch
 from megatron_eureka.rollout.manifest import Manifest
@@ -38,7 +36,7 @@ from megatron_eureka.rollout.manifest import Manifest
 BACKEND = "megatron_eureka"
 EMPTY = "megatron_eureka_empty"  # load format of an engine whose weights come by an update
 JOB_KEY = "megatron_eureka_job"  # in vLLM's additional_config: a name that no other job on the machine has
-CPU_WORKER = f"{__name__}.CpuWorker"
+CPU_WORKER = "megatron_eureka.rollout.cpu_worker.CpuWorker"  # by name: only a CPU may import it
 ARCHITECTURE = "Qwen2_5_VLForConditionalGeneration"  # as in config.json
 
 
@@ -164,21 +162,3 @@ class ReceivingEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
         for module in self.model.modules():
             if isinstance(module, ParallelLMHead) and hasattr(module, "cpu_linear"):
                 dispatch_cpu_unquantized_gemm(module, remove_weight=False)
-
-
-class CpuWorker(CPUWorker):
-    """vLLM's CPU worker with shared memory that belongs to one job.
-
-    Under `external_launcher` vLLM names the segments of a tensor-parallel group the same in every job and leaves them
-    behind when a process is killed, so a second job on the machine dies with "errno: 17". Here the name holds the job's
-    identity (`additional_config`), and the names are removed as soon as all ranks have mapped the segments.
-    """
-
-    def init_device(self) -> None:
-        identity = self.vllm_config.additional_config[JOB_KEY]
-        # Nothing connects to this address, the default group exists already; what follows the colon names segments.
-        self.distributed_init_method = f"env://:{identity}"
-        super().init_device()
-        torch.distributed.barrier()
-        for segment in Path("/dev/shm").glob(f"*{identity}-*-cpushm_*"):
-            segment.unlink(missing_ok=True)

@@ -54,7 +54,7 @@ def engine_body(rank, world, folder, requests, reference):
     check_logprobs(engine, requests, reference)
     check_greedy(engine, requests[2], reference)
     check_stopping(engine, requests[0])
-    check_suppression(engine, requests[0])
+    check_suppression(engine, requests[0], reference)
     check_failures(engine, requests[0])
     return result
 
@@ -128,14 +128,14 @@ def check_stopping(engine, request):
     assert all("<|im_end|>" not in sample.text for sample in ended)
 
 
-def check_suppression(engine, request):
+def check_suppression(engine, request, reference):
     many = GenerateRequest(request.prompt, (), tuple(range(32)))
     drawn = lambda: {t for s in engine.generate([many], SamplingOptions(max_tokens=64))[0] for t in s.token_ids}
-    suppressed = engine.suppressed
-    assert not drawn() & set(suppressed)
-    engine.suppressed = ()
-    assert drawn() & set(suppressed)  # the test can fail: this model does draw them
-    engine.suppressed = suppressed
+    assert not drawn() & set(engine.suppressed)
+    # The test can fail: without the mask the model would draw them.
+    ((sample, *_),) = engine.generate([many], SamplingOptions(max_tokens=64))
+    unmasked = reference_logprobs(reference, request.prompt, (), sample.token_ids, ()).exp()
+    assert unmasked[:, list(engine.suppressed)].sum(-1).mean() > 0.02
 
 
 def check_failures(engine, request):
@@ -182,3 +182,46 @@ def without_group(rank, world, folder):
     dist.destroy_process_group()
     with pytest.raises(ValueError, match="initialise the process group first"):
         ColocatedEngine(EngineOptions(str(folder)))
+
+
+@pytest.mark.slow
+def test_limits_of_an_engine_change_nothing_in_what_is_drawn(folder):
+    """More prompt tokens than a batch holds, more sequences than run at once, a KV cache that holds a few of them."""
+    texts = [f"{i}. " + "What is the sum of the two digits? " * (10 + i % 7) for i in range(40)]
+    prompts = [make_prompt(folder, (noise(i, (84, 112)),), text, i) for i, text in enumerate(texts)]
+    requests = [GenerateRequest(p, (noise(i, (84, 112)),), (7 * i, 7 * i + 1)) for i, p in enumerate(prompts)]
+    ((cut, preempted, wide),) = run_ranks(1, generate_within, folder, requests, 64, timeout=150)
+    assert cut > 0 == preempted
+    ((cut, preempted, narrow),) = run_ranks(1, generate_within, folder, requests, 5, timeout=150)
+    assert preempted > 0
+    assert narrow == wide
+
+
+def generate_within(rank, world, folder, requests, kv_cache_mib):
+    """How often a draw was thrown away after a piece of a prompt, how often a sequence was put back, and the tokens."""
+    from vllm.v1.core.sched.scheduler import Scheduler
+
+    from megatron_eureka.rollout.colocated import ColocatedEngine, EngineOptions
+    from megatron_eureka.rollout.cpu_worker import RewindingModelRunner
+    from megatron_eureka.rollout.options import KV_BLOCK_TOKENS
+
+    def options(mib, **changes):
+        return EngineOptions(str(folder), max_model_tokens=2048, kv_cache_bytes=mib << 20, **changes)
+
+    tokens = lambda samples: [sample.token_ids for sample in samples]
+    sampling = SamplingOptions(max_tokens=200)
+    with pytest.raises(ValueError, match="2048 tokens .* needs 4 MiB of KV cache; rollout.kv_cache_mib is 3. Raise it"):
+        ColocatedEngine(options(3))
+    engine = ColocatedEngine(options(kv_cache_mib, max_num_seqs=64))
+    config = engine._llm.llm_engine.vllm_config
+    assert config.cache_config.block_size <= KV_BLOCK_TOKENS
+    assert sum(request.prompt.num_tokens for request in requests) > config.scheduler_config.max_num_batched_tokens
+    cut, preempted = [], []
+    unfinished, preempt = RewindingModelRunner._unfinished, Scheduler._preempt_request
+    RewindingModelRunner._unfinished = lambda self: cut.extend(unfinished(self)) or unfinished(self)
+    Scheduler._preempt_request = lambda *args, **options: preempted.append(1) or preempt(*args, **options)
+    together = [tokens(samples) for samples in engine.generate(requests, sampling)]
+    counts = len(cut), len(preempted)
+    for request, drawn in zip(requests[:8], together, strict=False):
+        assert tokens(engine.generate([request], sampling)[0]) == drawn
+    return *counts, together
