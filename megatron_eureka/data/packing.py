@@ -6,6 +6,7 @@ prompt of a group stands once for all of its responses that are in the row.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -71,28 +72,30 @@ def plan_rows(num_tokens: Sequence[int], max_tokens: int, num_replicas: int) -> 
     """
     order = sorted(range(len(num_tokens)), key=lambda item: (-num_tokens[item], item))
     replicas: list[list[int]] = [[] for _ in range(num_replicas)]
-    load = [0] * num_replicas
+    load = [(0, replica) for replica in range(num_replicas)]  # a heap
     for item in order:
-        lightest = min(range(num_replicas), key=lambda replica: (load[replica], replica))
+        tokens, lightest = load[0]
         replicas[lightest].append(item)
-        load[lightest] += num_tokens[item]
+        heapq.heapreplace(load, (tokens + num_tokens[item], lightest))
     plans = [_first_fit(items, num_tokens, max_tokens) for items in replicas]
     longest = max(1, *(len(plan) for plan in plans))
     return [plan + [[] for _ in range(longest - len(plan))] for plan in plans]
 
 
 def _first_fit(items: list[int], num_tokens: Sequence[int], max_tokens: int) -> list[list[int]]:
-    rows: list[list[int]] = []
-    used: list[int] = []
+    """Each item into the first row with room for it, found in a tree of the most room below each node."""
+    num_rows = 1 << len(items).bit_length()  # one an item, and a power of two
+    room = [max_tokens] * (2 * num_rows)  # node n has the children 2n and 2n + 1; the last `num_rows` are the rows
+    rows: list[list[int]] = [[] for _ in range(num_rows)]
     for item in items:
-        fits = next((row for row, tokens in enumerate(used) if tokens + num_tokens[item] <= max_tokens), None)
-        if fits is None:
-            rows.append([])
-            used.append(0)
-            fits = len(rows) - 1
-        rows[fits].append(item)
-        used[fits] += num_tokens[item]
-    return rows
+        node = 1
+        while node < num_rows:
+            node = 2 * node if room[2 * node] >= num_tokens[item] else 2 * node + 1
+        rows[node - num_rows].append(item)
+        room[node] -= num_tokens[item]
+        while node := node // 2:
+            room[node] = max(room[2 * node], room[2 * node + 1])
+    return [row for row in rows if row]
 
 
 def pack(items: Sequence[Item], length: int, image_token_id: int, merge_size: int) -> MicroBatch:

@@ -10,6 +10,7 @@ varlen convention, so on CUDA the whole row is one kernel call where flash-atten
 from __future__ import annotations
 
 import functools
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -27,7 +28,9 @@ class PackedRow(PackedSeqParams):
     """Carries a row's segments through Megatron-Core's layers down to the core attention."""
 
     qkv_format: str = "sbhd"  # Megatron-Core must not reshape: the row is a batch of one
-    segments: tuple[Segment, ...] = ()
+    queries: tuple[int, ...] = ()  # lengths of the segments
+    pieces: tuple[int, ...] = ()  # lengths of the pieces that keys are cut into, so that a key range is some in a row
+    keys: tuple[tuple[int, ...], ...] = ()  # for each segment the pieces that it sees, in order
     masks: tuple[torch.Tensor | None, ...] = ()  # one a segment, shared by all layers; None: plain causal
     flash: FlashIndex | None = None  # instead of masks, where flash-attention runs
 
@@ -65,8 +68,17 @@ def flash_index(segments: tuple[Segment, ...], device: torch.device) -> FlashInd
 def packed_row(segments: tuple[Segment, ...], device: torch.device, dtype: torch.dtype) -> PackedRow:
     """The per-row argument of the decoder, with what all layers share: the varlen index, or the segments' masks."""
     if device.type == "cuda" and dtype in (torch.bfloat16, torch.float16) and flash_attention() is not None:
-        return PackedRow(segments=segments, flash=flash_index(segments, device))
-    return PackedRow(segments=segments, masks=tuple(_bottom_right(segment, device) for segment in segments))
+        return PackedRow(flash=flash_index(segments, device))
+    ranges = [pair for segment in segments for pair in segment.key_ranges]
+    cuts = sorted({0, segments[-1].end, *(place for pair in ranges for place in pair)})
+    number = {place: index for index, place in enumerate(cuts)}
+    between = lambda start, end: range(number[start], number[end])
+    return PackedRow(
+        queries=tuple(segment.end - segment.start for segment in segments),
+        pieces=tuple(end - start for start, end in itertools.pairwise(cuts)),
+        keys=tuple(tuple(p for pair in segment.key_ranges for p in between(*pair)) for segment in segments),
+        masks=tuple(_bottom_right(segment, device) for segment in segments),
+    )
 
 
 class SegmentAttention(MegatronModule):
@@ -130,12 +142,14 @@ class SegmentAttention(MegatronModule):
 
     def _by_segment(self, query, key, value, row: PackedRow) -> torch.Tensor:
         batch = lambda x: x.transpose(0, 1).unsqueeze(0)  # [t, h, d] -> [1, h, t, d]
+        # One cut for all segments: the gradient of a slice is a tensor of the whole row, that of the cut is made once.
+        queries, keys, values = query.split(row.queries), key.split(row.pieces), value.split(row.pieces)
         outputs = []
-        for segment, mask in zip(row.segments, row.masks, strict=True):
+        for part, seen, mask in zip(queries, row.keys, row.masks, strict=True):
             out = F.scaled_dot_product_attention(
-                batch(query[segment.start : segment.end]),
-                batch(_rows(key, segment.key_ranges)),
-                batch(_rows(value, segment.key_ranges)),
+                batch(part),
+                batch(_joined(keys, seen)),
+                batch(_joined(values, seen)),
                 attn_mask=mask,
                 is_causal=mask is None,
                 scale=self.scale,
@@ -145,10 +159,8 @@ class SegmentAttention(MegatronModule):
         return torch.cat(outputs)
 
 
-def _rows(x: torch.Tensor, ranges: tuple[tuple[int, int], ...]) -> torch.Tensor:
-    if len(ranges) == 1:
-        return x[ranges[0][0] : ranges[0][1]]
-    return torch.cat([x[start:end] for start, end in ranges])
+def _joined(pieces: tuple[torch.Tensor, ...], numbers: tuple[int, ...]) -> torch.Tensor:
+    return pieces[numbers[0]] if len(numbers) == 1 else torch.cat([pieces[number] for number in numbers])
 
 
 def _bottom_right(segment: Segment, device: torch.device) -> torch.Tensor | None:

@@ -107,16 +107,19 @@ class ReceivingEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
         self.receive_weights(self.parse_update_info(update_info))
 
     def receive_weights(self, update_info: UpdateInfo) -> None:
-        """Load one part.
+        """Load one part: its tensors together, since vLLM walks all modules of the model for each call.
 
         Raises:
             ValueError: a tensor is unknown, misshapen or came twice, or no parameter of the model took it.
         """
         for name, tensor in update_info.tensors:
-            self.manifest.check(name, tuple(tensor.shape))
+            self.manifest.receive(name, tuple(tensor.shape))
+        for frozen in (False, True):
+            part = [(name, tensor) for name, tensor in update_info.tensors if self.manifest.is_frozen(name) == frozen]
             # As a load from disk would have it: some CPU kernels keep biases in float32 and would take more digits.
-            tensor = tensor.to(self.model_config.dtype)
-            self.manifest.add(name, self.model.load_weights([(name, tensor)]))
+            cast = ((name, tensor.to(self.model_config.dtype)) for name, tensor in part)
+            if part:
+                self.manifest.took([name for name, _ in part], self.model.load_weights(cast))
 
     def finish_weight_update(self) -> None:
         """Process what is left and check that the update was complete.

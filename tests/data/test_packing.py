@@ -57,6 +57,14 @@ def test_a_long_group_is_split_and_keeps_its_prompt():
     assert [part.sample_ids for part in parts] == [(0, 1), (2,)]
 
 
+def test_each_part_of_a_split_group_has_room_for_its_prompt():
+    """Three parts: 4 + 2 x 3 of 10 tokens each; a part that forgot its prompt would take a third response."""
+    item = Item(prompt(1, 2, 3, 4), tuple((n, n, n) for n in range(6)), tuple(range(6)))
+    parts = split_item(item, max_tokens=10)
+    assert [part.sample_ids for part in parts] == [(0, 1), (2, 3), (4, 5)]
+    assert [part.num_tokens for part in parts] == [10, 10, 10]
+
+
 def test_a_response_longer_than_a_row_is_refused_with_the_remedy():
     with pytest.raises(ValueError, match="Raise it to at least 5"):
         split_item(Item(prompt(1, 2), ((3, 3, 3),), (0,)), max_tokens=4)
@@ -70,6 +78,23 @@ def test_every_item_is_in_one_row_within_the_budget_and_rows_match(sizes, replic
     assert len(plan) == replicas and len({len(rows) for rows in plan}) == 1
     loads = [sum(sizes[item] for row in rows for item in row) for rows in plan]
     assert max(loads) - min(loads) <= max(sizes, default=0)  # longest first to the lightest bounds the spread
+
+
+def first_fit_decreasing(sizes: list[int], budget: int) -> list[list[int]]:
+    """From the definition: each item, longest first, into the first row that has room."""
+    rows: list[list[int]] = []
+    for item in sorted(range(len(sizes)), key=lambda item: (-sizes[item], item)):
+        room = (row for row in rows if sum(sizes[i] for i in row) + sizes[item] <= budget)
+        row = next(room, None)
+        if row is None:
+            rows.append(row := [])
+        row.append(item)
+    return rows
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=40))
+def test_a_replicas_rows_are_those_of_first_fit(sizes):
+    assert plan_rows(sizes, max_tokens=50, num_replicas=1) == [first_fit_decreasing(sizes, 50)]
 
 
 def test_round_up():

@@ -64,8 +64,8 @@ def test_state_of_torch_is_kept():
 def update(manifest, tensors):
     manifest.start()
     for name, shape, parameters in tensors:
-        manifest.check(name, shape)
-        manifest.add(name, parameters)
+        manifest.receive(name, shape)
+        manifest.took([name], parameters)
     manifest.check_complete()
     manifest.finish()
 
@@ -101,6 +101,9 @@ def test_manifest_refuses_what_does_not_belong(manifest):
         update(manifest, [Q, ("k", (1, 2), set())])
     with pytest.raises(ValueError, match=r"left 1 parameters untouched, among them \['tower'\]"):
         update(manifest, [Q, K, ("v", (3,), {"qkv"})])
+    update(manifest, [Q, K, V])
+    with pytest.raises(ValueError, match=r"left 1 parameters untouched, among them \['qkv'\]"):
+        update(manifest, [("q", (2, 2), {"tower"}), ("k", (1, 2), {"tower"})])  # what they have to fill, not others
 
 
 def test_an_engine_loads_no_weights_from_a_megatron_checkpoint(tmp_path):
