@@ -110,8 +110,8 @@ def estimate_memory(config: Config, info: ModelInfo, world_size: int) -> MemoryE
     if axes.recompute == "full":  # the layer that is being recomputed has all its tensors for a moment
         whole = config.model_copy(update={"parallel": axes.model_copy(update={"recompute": "none"})})
         activations += activation_bytes_per_layer(whole, info)
-    # fp32 logits of a chunk, and their gradient
-    logits = 2 * 4 * config.train.logprob_chunk_tokens * info.vocab_size // axes.tp
+    # fp32 logits of a chunk and their exponentials, of which the gradient is made, and either of them in bf16
+    logits = 5 * config.train.logprob_chunk_bytes(on_cuda=True) // 2
     vision = vision_parameters(info)
     engine = size * (vision + (total_parameters(info) - vision) // config.rollout.tp)
     return MemoryEstimate(weights, gradients, optimizer, activations, logits, engine)

@@ -17,7 +17,7 @@ from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.config.schema import Config
 from megatron_eureka.model.attention import packed_row
 from megatron_eureka.model.language_model import LanguageModel
-from megatron_eureka.model.logprobs import vocab_parallel_logprobs
+from megatron_eureka.model.logprobs import Head
 from megatron_eureka.model.spec import block_spec, transformer_config, uses_transformer_engine
 from megatron_eureka.model.tower import build_tower
 from megatron_eureka.parallel import cpu_shim
@@ -107,32 +107,22 @@ class Qwen2_5_VL(MegatronModule):
             hidden = tensor_parallel.scatter_to_sequence_parallel_region(hidden, group=self.groups.tp)
         return hidden
 
-    def logprobs(
-        self,
-        hidden: torch.Tensor,
-        row: MicroBatch,
-        temperature: float = 1.0,
-        banned: torch.Tensor | None = None,
-        chunk: int = 1024,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-probability and entropy of every target of a row; last stage only.
+    def predicting(self, hidden: torch.Tensor, row: MicroBatch) -> torch.Tensor:
+        """[targets, hidden]: the state that predicts each target of a row, from what `forward` returned; last stage.
 
-        Args:
-            hidden: what `forward` returned.
-            banned: [vocabulary / tp] bool, see `vocab_parallel_logprobs`.
-
-        Returns:
-            [targets] float32 each, the same on every tensor-parallel rank.
+        The same on every tensor-parallel rank; going back, the ranks' partial gradients are summed.
         """
-        if self.config.sequence_parallel:  # backward: reduce-scatter of the ranks' partial gradients
+        if self.config.sequence_parallel:  # backward: reduce-scatter
             hidden = tensor_parallel.gather_from_sequence_parallel_region(
                 hidden, tensor_parallel_output_grad=True, group=self.groups.tp
             )
-        else:  # backward: their all-reduce
+        else:  # backward: all-reduce
             hidden = tensor_parallel.copy_to_tensor_model_parallel_region(hidden, group=self.groups.tp)
-        picked = hidden[:, 0].index_select(0, row.predict_index)
-        weight = self.language_model.head_weight()
-        return vocab_parallel_logprobs(picked, weight, row.targets, self.groups.tp, temperature, banned, chunk)
+        return hidden[:, 0].index_select(0, row.predict_index)
+
+    def head(self, temperature: float, banned: torch.Tensor | None, chunk_bytes: int) -> Head:
+        """This rank's part of the head, last stage; see there."""
+        return Head(self.language_model.head_weight(), self.groups.tp, temperature, banned, chunk_bytes)
 
     def sharded_state_dict(self, prefix: str = "", sharded_offsets: tuple = (), metadata: dict | None = None) -> dict:
         """The checkpoint form of this chunk (megatron.core.dist_checkpointing)."""

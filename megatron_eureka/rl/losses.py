@@ -87,3 +87,4 @@ def _exp(log_ratio: torch.Tensor) -> torch.Tensor:
 
 
 LOSSES: dict[str, Callable[[Tokens, Algorithm], TokenLoss]] = {"ppo_clip": ppo_clip, "gspo": gspo, "cispo": cispo}
+OF_TOKENS = frozenset({"ppo_clip", "cispo"})  # a token's loss asks for nothing of its sample's other tokens

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
@@ -17,6 +18,7 @@ from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.config.schema import Config
 from megatron_eureka.log import logger
 from megatron_eureka.model.checkpoint import load_megatron
+from megatron_eureka.model.logprobs import token_losses, vocab_parallel_logprobs
 from megatron_eureka.model.qwen2_5_vl import Qwen2_5_VL, build_model, named_weights
 from megatron_eureka.model.rows import to_device
 from megatron_eureka.model.tower import ImageEncoder, PixelSource, run_tower
@@ -28,8 +30,17 @@ from megatron_eureka.types import MicroBatch
 from megatron_eureka.weights import check_hf_keys, load_hf
 
 Report = dict[str, torch.Tensor]
-# (number of the row, row, log-probs [targets], entropies [targets]) -> (loss to be summed over all rows, report)
-RowLoss = Callable[[int, MicroBatch, torch.Tensor, torch.Tensor], tuple[torch.Tensor, Report]]
+WHOLE = slice(None)
+
+
+class RowLoss(Protocol):
+    """The loss of a row, to be summed over all rows, and what it reports."""
+
+    def __call__(
+        self, number: int, row: MicroBatch, logprobs: torch.Tensor, entropies: torch.Tensor, part: slice = WHOLE
+    ) -> tuple[torch.Tensor, Report]:
+        """Of the row of this number: log-probs and entropies [targets] float32 of all its targets, or of a part."""
+        ...
 
 
 @dataclass
@@ -46,6 +57,7 @@ class Policy:
     pixels: PixelSource
     encoder: ImageEncoder | None  # first stage, frozen tower
     banned: torch.Tensor | None  # [vocabulary / tp] bool, tokens that the sampler may not choose
+    temperature: float = 1.0  # of the sampler; log-probs are those of the distribution that it draws from
 
     @property
     def is_first_stage(self) -> bool:
@@ -99,12 +111,18 @@ def torch_adams(optimizer: MegatronOptimizer) -> list[torch.optim.Optimizer]:
 
 
 def build_policy(
-    config: Config, layout: Layout, groups: ProcessGroupCollection, pixels: PixelSource, banned: Sequence[int] = ()
+    config: Config,
+    layout: Layout,
+    groups: ProcessGroupCollection,
+    pixels: PixelSource,
+    banned: Sequence[int] = (),
+    temperature: float = 1.0,
 ) -> Policy:
     """Build the model of `config.model.path`, load its weights and put the distributed optimizer on it.
 
     Args:
         banned: token ids that sampling never yields; they get no probability in training either.
+        temperature: of the sampler; 1 where nothing is sampled.
     """
     info = ModelInfo.from_folder(config.model.path)
     model = _load_model(config, layout, groups, info)
@@ -144,6 +162,7 @@ def build_policy(
         pixels=pixels,
         encoder=encoder,
         banned=_banned_rows(banned, info.vocab_size, coordinates(layout).tp, layout.tp),
+        temperature=temperature,
     )
 
 
@@ -170,17 +189,20 @@ def _banned_rows(token_ids: Sequence[int], vocab_size: int, tp_rank: int, tp_siz
     return banned.chunk(tp_size)[tp_rank].to(device())
 
 
-def run_rows(policy: Policy, rows: Sequence[MicroBatch], row_loss: RowLoss, forward_only: bool) -> list[Report]:
+def run_rows(
+    policy: Policy, rows: Sequence[MicroBatch], row_loss: RowLoss, forward_only: bool, by_token: bool = False
+) -> list[Report]:
     """Push rows through the pipeline, and gradients back unless `forward_only`; a collective over the whole layout.
 
     Args:
         rows: this replica's rows, as many as on every other replica. With pipeline stages they have one length.
+        by_token: the loss of a row is the sum of those of its parts, however its targets are cut: then its gradient is
+            made part by part while their logits are there, which saves a quarter of the head's work.
 
     Returns:
         what `row_loss` reported for each row, on the last stage; elsewhere an empty list.
     """
-    config = policy.config
-    options = {"temperature": config.rollout.temperature, "banned": policy.banned}
+    chunk_bytes = policy.config.train.logprob_chunk_bytes(on_cuda=torch.cuda.is_available())
 
     def forward_step(iterator, chunk):
         number, row = next(iterator)
@@ -189,8 +211,14 @@ def run_rows(policy: Policy, rows: Sequence[MicroBatch], row_loss: RowLoss, forw
         hidden = chunk(row, images)
 
         def loss_func(hidden):
-            logprobs, entropies = bare.logprobs(hidden, row, chunk=config.train.logprob_chunk_tokens, **options)
-            loss, report = row_loss(number, row, logprobs, entropies)
+            states, head = bare.predicting(hidden, row), bare.head(policy.temperature, policy.banned, chunk_bytes)
+            if by_token and not forward_only:
+                of_part = lambda part, logprobs, entropies: row_loss(number, row, logprobs, entropies, part)[0]
+                loss, logprobs, entropies = token_losses(states, row.targets, head, of_part)
+                report = row_loss(number, row, logprobs, entropies)[1]
+            else:
+                logprobs, entropies = vocab_parallel_logprobs(states, row.targets, head)
+                loss, report = row_loss(number, row, logprobs, entropies)
             return loss, torch.zeros((), dtype=torch.int, device=loss.device), report
 
         return hidden, loss_func
@@ -223,12 +251,12 @@ class StepResult:
     lr: float
 
 
-def accumulate(policy: Policy, rows: Sequence[MicroBatch], row_loss: RowLoss) -> list[Report]:
-    """Zero the gradients, then sum those of `rows` over the whole layout."""
+def accumulate(policy: Policy, rows: Sequence[MicroBatch], row_loss: RowLoss, by_token: bool = False) -> list[Report]:
+    """Zero the gradients, then sum those of `rows` over the whole layout; see `run_rows`."""
     for chunk in policy.chunks:
         chunk.zero_grad_buffer()
     policy.optimizer.zero_grad()
-    return run_rows(policy, rows, row_loss, forward_only=False)
+    return run_rows(policy, rows, row_loss, forward_only=False, by_token=by_token)
 
 
 def step(policy: Policy, update: float, num_updates: int) -> StepResult:

@@ -136,7 +136,8 @@ def run_ours(rank: int, world: int, folder: str, layout: Layout, options: dict) 
     max_tokens, one_by_one = options.pop("max_tokens", 4096), options.pop("one_by_one", False)
     change_row, banned = options.pop("change_row", lambda row: row), options.pop("banned", ())
     process_groups = groups.start(layout, seed=1, timeout_s=60)
-    policy = build_policy(config_for(folder, layout, **options), layout, process_groups, pixels, banned)
+    config = config_for(folder, layout, **options)
+    policy = build_policy(config, layout, process_groups, pixels, banned, config.rollout.temperature)
     rows = [change_row(row) for row in rows_of(policy, max_tokens, one_by_one)]
     if policy.encoder is not None:
         policy.encoder.remember(image for row in rows for image in row.images)

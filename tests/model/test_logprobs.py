@@ -1,12 +1,14 @@
 """Log-probs, entropies and gradients over a sharded vocabulary against torch on the full matrix in float64."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.distributed as dist
 
-from megatron_eureka.model.logprobs import vocab_parallel_logprobs
+import megatron_eureka.model.logprobs as logprobs_module
+from megatron_eureka.model.logprobs import Head, token_losses, vocab_parallel_logprobs
 from tests.ranks import run_ranks
 
 VOCABULARY, HIDDEN, TARGETS = 32, 16, 11
@@ -42,17 +44,42 @@ def ours(rank, world, hidden, weight, targets, grad_logprobs, grad_entropies, te
         excluded = torch.zeros(len(weight), dtype=torch.bool)
         excluded[list(banned)] = True
         excluded = excluded.chunk(world)[rank]
-    logprobs, entropies = vocab_parallel_logprobs(
-        hidden, local, targets, dist.group.WORLD, temperature=temperature, banned=excluded, chunk=chunk
-    )
+    head = Head(local, dist.group.WORLD, temperature, excluded, chunk_bytes=4 * chunk * len(local))
+    logprobs, entropies = vocab_parallel_logprobs(hidden, targets, head)
     torch.autograd.backward([logprobs, entropies], [grad_logprobs, grad_entropies])
     dist.all_reduce(hidden.grad)  # each rank has the part of its tokens
-    return {
+    whole = {
         "logprobs": logprobs.detach(),
         "entropies": entropies.detach(),
         "hidden": hidden.grad,
         "weight": local.grad,
     }
+    check_made_by_chunks(whole, hidden, targets, head, grad_logprobs, grad_entropies)
+    return whole
+
+
+def check_made_by_chunks(whole, hidden, targets, head, grad_logprobs, grad_entropies) -> None:
+    """A loss whose gradients are made chunk by chunk has the same numbers, and adds to a `main_grad`."""
+
+    def loss(part, logprobs, entropies):
+        return (logprobs * grad_logprobs[part]).sum() + (entropies * grad_entropies[part]).sum()
+
+    expected = (whole["logprobs"] * grad_logprobs).sum() + (whole["entropies"] * grad_entropies).sum()
+    for main_grad in (None, torch.ones_like(head.weight)):
+        states, weight = hidden.detach().clone().requires_grad_(), head.weight.detach().clone().requires_grad_()
+        if main_grad is not None:
+            weight.main_grad = main_grad
+        value, logprobs, entropies = token_losses(states, targets, replace(head, weight=weight), loss)
+        assert torch.equal(logprobs, whole["logprobs"]) and torch.equal(entropies, whole["entropies"])
+        torch.testing.assert_close(value.detach(), expected, rtol=1e-5, atol=1e-5)  # float32 sums in another order
+        value.backward()
+        dist.all_reduce(states.grad)
+        torch.testing.assert_close(
+            states.grad, whole["hidden"], rtol=0, atol=1e-6
+        )  # the same operations, chunk by chunk
+        found = weight.grad if main_grad is None else main_grad - 1
+        assert main_grad is None or weight.grad is None
+        torch.testing.assert_close(found, whole["weight"], rtol=0, atol=1e-5)  # 1 + x - 1
 
 
 def merge(ranks: list[dict]) -> dict:
@@ -106,3 +133,33 @@ def test_a_target_far_below_the_peak_keeps_its_logprob_and_gradient(world):
     expected = torch.tensor([[-1 / 3], [-1 / 3], [1.0], [-1 / 3]])
     torch.testing.assert_close(result["weight"], expected, rtol=0, atol=1e-6)  # a few last bits of numbers of size 1
     assert result["hidden"].item() == pytest.approx(-110, abs=2e-5)
+
+
+def without_entropy(rank, world):
+    hidden, weight, targets, grad_logprobs, _ = case()
+    head = Head(weight.requires_grad_(), dist.group.WORLD, chunk_bytes=4 * 4 * len(weight))
+    loss = lambda part, logprobs, entropies: (logprobs * grad_logprobs[part]).sum()
+    made = []
+    original = logprobs_module._Chunk.gradient
+    logprobs_module._Chunk.gradient = lambda self, *arguments: made.append(arguments[1]) or original(self, *arguments)
+    token_losses(hidden.requires_grad_(), targets, head, loss)[0].backward()
+    logprobs, _ = vocab_parallel_logprobs(hidden, targets, head)
+    (logprobs * grad_logprobs).sum().backward()
+    return made
+
+
+def test_no_gradient_of_the_entropy_is_made_where_the_loss_has_none():
+    assert run_ranks(1, without_entropy) == [[None] * 6]  # three chunks, twice
+
+
+def scaled_afterwards(rank, world):
+    hidden, weight, targets, *_ = case()
+    weight.requires_grad_().main_grad = torch.zeros_like(weight)
+    head = Head(weight, dist.group.WORLD)
+    loss, *_ = token_losses(hidden.requires_grad_(), targets, head, lambda part, logprobs, _: logprobs.sum())
+    with pytest.raises(RuntimeError, match="the loss was scaled after its gradients had been made"):
+        (2 * loss).backward()
+
+
+def test_a_loss_that_is_scaled_too_late_is_noticed():
+    run_ranks(1, scaled_afterwards)

@@ -119,12 +119,12 @@ def policy_of(
         "precision": {"dtype": variant.dtype},
         "algorithm": algorithm or {},
         "rollout": {"temperature": 0.9},
-        "train": {"max_tokens_per_microbatch": variant.row_tokens, "steps": SFT_STEPS, "logprob_chunk_tokens": 64},
+        "train": {"max_tokens_per_microbatch": variant.row_tokens, "steps": SFT_STEPS, "logprob_chunk_mib": 1},
         "optimizer": {"lr": lr, "schedule": "constant", "warmup_fraction": 0.0},
     }
     config = Config.model_validate(options)
     layout, process_groups = start_job(config)  # deterministic algorithms included, as in a run
-    return build_policy(config, layout, process_groups, pixels, BANNED)
+    return build_policy(config, layout, process_groups, pixels, BANNED, config.rollout.temperature)
 
 
 def run_model(variant: Variant, folder: str) -> dict[str, torch.Tensor]:
