@@ -76,6 +76,11 @@ class Rollout(Section):
         512, description="Size of a weight-sync bucket, MiB; larger tensors are split."
     )
 
+    @property
+    def samples_whole_vocabulary(self) -> bool:
+        """Whether every token may be drawn: only then an engine's log-probs are those of the policy."""
+        return self.top_p == 1.0 and self.top_k <= 0
+
 
 class Overlong(Section):
     penalty: NonNegativeFloat = Field(
@@ -163,6 +168,9 @@ class Correction(Section):
     alarm: PositiveFloat = Field(
         0.01, description="Warn when the mean difference of engine and trainer probabilities is larger; 0.005 is sound."
     )
+    on_mismatch: Literal["stop", "warn"] = Field(
+        "stop", description="What happens when log-probs of a run's first samples differ by more than rounding."
+    )
 
 
 class Algorithm(Section):
@@ -201,10 +209,19 @@ class Train(Section):
     seed: NonNegativeInt = Field(0, description="Seed of sampling, shuffling and initial state.")
     samples_per_update: PositiveInt = Field(128, description="Samples of one optimizer step, over all ranks.")
     max_tokens_per_microbatch: PositiveInt = Field(8192, description="Token budget of one packed row.")
-    logprob_chunk_tokens: PositiveInt = Field(1024, description="Targets whose logits exist at once.")
+    logprob_chunk_mib: int | None = Field(
+        None,
+        gt=0,
+        description="Float32 logits of a chunk of targets, MiB; 2.5 times as much exists at once. By default 512 on "
+        "CUDA, 64 on a CPU.",
+    )
     deterministic: bool = Field(
         False, description="Deterministic CUDA algorithms where torch has them; slower. On CPU they are anyway."
     )
+
+    def logprob_chunk_bytes(self, on_cuda: bool) -> int:
+        """Larger ones keep a GPU busy: each chunk reads the whole head, and reads and writes its gradient."""
+        return (self.logprob_chunk_mib or (512 if on_cuda else 64)) << 20
 
 
 class Optimizer(Section):

@@ -20,7 +20,7 @@ Sums = dict[str, torch.Tensor]
 SUMS = (
     *("tokens", "samples", "log_ratio", "k3", "ratio", "ratio_squared", "sequence_ratio_squared", "probs_diff"),
     *("probs_diff_max", "importance", "is_max", "is_truncated", "rejected_tokens", "rejected_samples"),
-    *("training_log_ppl", "rollout_log_ppl", "log_ppl_abs_diff"),
+    *("training_log_ppl", "rollout_log_ppl", "log_ppl_abs_diff", "logprob_diff"),
 )
 MAXIMA = ("probs_diff_max", "is_max")
 
@@ -107,6 +107,7 @@ def correction_sums(
         "training_log_ppl": training_log_ppl.sum(),
         "rollout_log_ppl": rollout_log_ppl.sum(),
         "log_ppl_abs_diff": (training_log_ppl - rollout_log_ppl).abs().sum(),
+        "logprob_diff": log_ratio.abs().sum(),
     }
 
 
@@ -132,9 +133,10 @@ def correction_metrics(totals: dict[str, float]) -> dict[str, float]:
 
     kl is the mean of engine - trainer over tokens drawn by the engine and k3_kl its non-negative estimator; chi2_token
     and chi2_seq are the mean squared ratio of tokens and responses, less one; ess the share of effective samples under
-    the tokens' ratios; probs_diff_* differences of probabilities; *_log_ppl means over responses of the negative mean
-    log-prob; is_* the importance weights in use, is_truncated the share of them at the cap; rejected_tokens the share
-    of tokens, rejected_samples that of responses of which nothing is left.
+    the tokens' ratios; probs_diff_* and logprob_diff_mean absolute differences of probabilities and log-probs;
+    *_log_ppl means over responses of the negative mean log-prob; is_* the importance weights in use, is_truncated the
+    share of them at the cap; rejected_tokens the share of tokens, rejected_samples that of responses of which nothing
+    is left.
     """
     tokens, samples = max(totals["tokens"], 1.0), max(totals["samples"], 1.0)
     metrics = {
@@ -143,6 +145,7 @@ def correction_metrics(totals: dict[str, float]) -> dict[str, float]:
         "chi2_token": totals["ratio_squared"] / tokens - 1.0,
         "chi2_seq": totals["sequence_ratio_squared"] / samples - 1.0,
         "ess": totals["ratio"] ** 2 / max(totals["ratio_squared"], 1e-30) / tokens,
+        "logprob_diff_mean": totals["logprob_diff"] / tokens,
         "probs_diff_mean": totals["probs_diff"] / tokens,
         "probs_diff_max": max(totals["probs_diff_max"], 0.0),
         "is_mean": totals["importance"] / tokens,

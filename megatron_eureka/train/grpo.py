@@ -15,6 +15,7 @@ from megatron_eureka.rl.correction import correction_metrics, merge_totals
 from megatron_eureka.rl.step_advantages import StepAdvantages, step_advantages
 from megatron_eureka.rollout.collect import Collected
 from megatron_eureka.train.batch import UpdateBatch, cut_into_updates, make_update
+from megatron_eureka.train.engine_check import check_engine
 from megatron_eureka.train.evaluation import evaluate_if
 from megatron_eureka.train.logprob_passes import Logprobs, kl_by_sample, logprobs_of, old_logprobs
 from megatron_eureka.train.rollout_metrics import (
@@ -75,10 +76,15 @@ def make_batches(session: Session, collected: Collected) -> list[UpdateBatch]:
 
 
 def compute_logprobs(session: Session, batches: list[UpdateBatch]) -> list[Logprobs]:
-    """Log-probs of all updates' rows under the weights that the step starts from, and under the reference."""
+    """Log-probs of all updates' rows under the weights that the step starts from, and under the reference.
+
+    At the first step they are held against the engine's; see `check_engine` for what it raises.
+    """
     run = session.run
     with run.timers("old_logprob"):
         passes = [old_logprobs(run.policy, batch) for batch in batches]
+    if not session.compared:
+        session.compared = check_engine(merge_totals([found.totals for found in passes]), run.config)
     if session.reference is None:
         return passes
     with run.timers("ref_logprob"), session.reference.in_place():

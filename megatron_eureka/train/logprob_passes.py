@@ -38,17 +38,20 @@ def _keep(logprobs: torch.Tensor) -> tuple[torch.Tensor, Report]:
 def old_logprobs(policy: Policy, batch: UpdateBatch) -> Logprobs:
     """Log-probs before any update of the step, and how far the engine's are from them; a collective.
 
-    Samples of an older policy version keep the engine's log-probs: those are the policy that drew them. They are left
-    out of the totals, as are tokens that no engine drew: neither says how far engine and trainer are apart.
+    Samples of an older policy version keep the engine's log-probs: those are the policy that drew them. (Below the full
+    vocabulary they are not: an engine's log-probs are those within the nucleus, and the trainer's, of the weights that
+    the step starts from, take their place.) They are left out of the totals, as are tokens that no engine drew: neither
+    says how far engine and trainer are apart.
     """
     found = logprobs_of(policy, batch)
-    options = policy.config.algorithm.correction
+    options, whole_vocabulary = policy.config.algorithm.correction, policy.config.rollout.samples_whole_vocabulary
     weights, reports = [torch.empty(0) for _ in batch.rows], []
     for number, row in enumerate(batch.rows if policy.is_last_stage else ()):
         trainer, engine = found[number], batch.engine_logprobs(row).to(found[number].device)
         index = row.sample_index.to(trainer.device)
         drawn, stale = ~engine.isnan(), batch.stale.to(trainer.device)[index]
-        found[number] = torch.where(stale & drawn, engine, trainer)
+        if whole_vocabulary:
+            found[number] = torch.where(stale & drawn, engine, trainer)
         correction = correct(found[number], torch.where(drawn, engine, trainer), index, options)
         weights[number] = correction.weights
         told = drawn & ~stale

@@ -251,13 +251,14 @@ def open_run(
     layout: Layout,
     process_groups: ProcessGroupCollection,
     banned: Sequence[int] = (),
+    temperature: float = 1.0,
 ) -> Run:
     """Build the policy; a collective over the whole job.
 
     Args:
-        banned: token ids that sampling never yields.
+        banned, temperature: token ids that sampling never yields, and its temperature; none where nothing is sampled.
     """
-    policy = build_policy(config, layout, process_groups, data.store.pixels, banned)
+    policy = build_policy(config, layout, process_groups, data.store.pixels, banned, temperature)
     return Run(config=config, policy=policy, store=data.store, folder=folder)
 
 

@@ -15,6 +15,8 @@ from megatron_eureka.log import logger
 FINISHED = "finished.json"
 # Options that may differ when a run goes on: they change how long it is, what it writes and how fast it is.
 MAY_CHANGE = (
+    "algorithm.correction.alarm",
+    "algorithm.correction.on_mismatch",
     "checkpoint.",
     "data.image_cache_mib",
     "evaluation.",
@@ -27,7 +29,7 @@ MAY_CHANGE = (
     "rollout.kv_cache_mib",
     "rollout.max_num_seqs",
     "rollout.sync_bucket_mib",
-    "train.logprob_chunk_tokens",
+    "train.logprob_chunk_",
     "train.steps",
 )
 

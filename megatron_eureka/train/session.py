@@ -34,6 +34,7 @@ class Session:
     data: Data
     benchmarks: tuple[OpenBenchmark, ...] = ()
     reference: ReferencePolicy | None = None  # where there is a KL term
+    compared: bool = False  # the engine's log-probs with the trainer's, in this process
     images_asked: int = 0  # distinct images of this replica's rows in the step
     counted: dict[str, int] = field(default_factory=dict)  # counters at the end of the step before
 
@@ -49,7 +50,7 @@ def open_session(config: Config, name: str) -> Session:
     vocab_size = ModelInfo.from_folder(config.model.path).vocab_size
     stop_ids = stop_token_ids(find_model_folder(config.model.path).hf, tokenizer)
     banned = suppressed_token_ids(vocab_size, tokenizer, stop_ids)
-    run = open_run(config, folder, data, layout, process_groups, banned)
+    run = open_run(config, folder, data, layout, process_groups, banned, config.rollout.temperature)
     logger.info("starting %d engines of tp %d", layout.world_size // config.rollout.tp, config.rollout.tp)
     benchmarks = open_benchmarks(config, data.processor, data.store, folder.images / "benchmarks")
     max_images = max(1, *(len(prompt.images) for prompt in (*data.train.prompts, *data.heldout)))

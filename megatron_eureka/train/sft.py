@@ -13,7 +13,7 @@ from megatron_eureka.data.prompts import PromptSet
 from megatron_eureka.log import logger
 from megatron_eureka.rl.reductions import sample_weights
 from megatron_eureka.train.batch import make_rows
-from megatron_eureka.train.policy import accumulate, step
+from megatron_eureka.train.policy import WHOLE, accumulate, step
 from megatron_eureka.train.run import Run, load_data, new_stream, open_folder, open_run, start_job
 from megatron_eureka.train.totals import sum_over_job
 from megatron_eureka.types import MicroBatch
@@ -89,12 +89,12 @@ def fit(run: Run, demonstrations: PromptSet, indices: Sequence[int]) -> dict[str
     if policy.encoder is not None:
         policy.encoder.remember(image for row in rows for image in row.images)
 
-    def row_loss(_: int, row: MicroBatch, logprobs: torch.Tensor, entropies: torch.Tensor):
-        per_token = weights.to(logprobs.device)[row.sample_index]
+    def row_loss(_: int, row: MicroBatch, logprobs: torch.Tensor, entropies: torch.Tensor, part: slice = WHOLE):
+        per_token = weights.to(logprobs.device)[row.sample_index[part]]
         loss = -(per_token * logprobs).sum()
         return loss, {"loss": loss.detach(), "entropy": (per_token * entropies.detach()).sum()}
 
-    totals = sum_over_job(policy, accumulate(policy, rows, row_loss), ("loss", "entropy"))
+    totals = sum_over_job(policy, accumulate(policy, rows, row_loss, by_token=True), ("loss", "entropy"))
     result = step(policy, run.updates, config.train.steps)
     run.updates += 1
     return {

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 
 from megatron_eureka.rl.kl import KL_ESTIMATORS
-from megatron_eureka.rl.losses import LOSSES, TokenLoss, Tokens
+from megatron_eureka.rl.losses import LOSSES, OF_TOKENS, TokenLoss, Tokens
 from megatron_eureka.train.batch import UpdateBatch
 from megatron_eureka.train.logprob_passes import Logprobs
-from megatron_eureka.train.policy import Policy, Report, accumulate, step
+from megatron_eureka.train.policy import WHOLE, Policy, Report, accumulate, step
 from megatron_eureka.train.totals import sum_over_job
 from megatron_eureka.types import MicroBatch
 
@@ -30,22 +30,25 @@ def update(
     """
     algorithm = policy.config.algorithm
 
-    def row_loss(row_number: int, row: MicroBatch, logprobs: torch.Tensor, entropies: torch.Tensor):
-        on_device = lambda values: values.to(logprobs.device)[row.sample_index]
-        tokens = Tokens(logprobs, passes.old[row_number], on_device(advantages), row.sample_index)
+    def row_loss(number: int, row: MicroBatch, logprobs: torch.Tensor, entropies: torch.Tensor, part: slice = WHOLE):
+        index = row.sample_index[part]
+        on_device = lambda values: values.to(logprobs.device)[index]
+        tokens = Tokens(logprobs, passes.old[number][part], on_device(advantages), index)
         result, weights = LOSSES[algorithm.loss](tokens, algorithm), on_device(batch.weights)
-        policy_loss = passes.correction[row_number] * result.loss
-        total = policy_loss - algorithm.entropy_coef * entropies
+        policy_loss = passes.correction[number][part] * result.loss
+        total = policy_loss
+        if algorithm.entropy_coef:  # without it no gradient of the entropy is made
+            total = total - algorithm.entropy_coef * entropies
         kl = torch.zeros_like(logprobs)
         if passes.reference is not None:
-            kl = KL_ESTIMATORS[algorithm.kl.estimator](logprobs - passes.reference[row_number])
+            kl = KL_ESTIMATORS[algorithm.kl.estimator](logprobs - passes.reference[number][part])
         if passes.reference is not None and algorithm.kl.place == "loss":
             total = total + algorithm.kl.coef * kl
         loss = (weights * total).sum()
         sums = {"loss": loss.detach(), "policy_loss": (weights * policy_loss).sum().detach()}
         return loss, sums | _report(tokens, result, entropies.detach(), kl.detach(), (weights > 0).float())
 
-    reports = accumulate(policy, batch.rows, row_loss)
+    reports = accumulate(policy, batch.rows, row_loss, by_token=algorithm.loss in OF_TOKENS)
     totals = sum_over_job(policy, reports, SUMS, maxima=("ratio_deviation",))
     result = step(policy, number, num_updates)
     mean = lambda name: totals[name] / max(totals["tokens"], 1.0)

@@ -71,6 +71,7 @@ def test_metrics():
         "ess": RATIO.sum() ** 2 / (RATIO**2).sum() / 6,
         "probs_diff_mean": np.abs(np.exp(TRAINER) - np.exp(ENGINE)).mean(),
         "probs_diff_max": np.abs(np.exp(TRAINER) - np.exp(ENGINE)).max(),
+        "logprob_diff_mean": np.abs(d).mean(),
         "is_mean": np.minimum(RATIO, 2.0).mean(),
         "is_max": 2.0,
         "is_truncated": 1 / 6,  # exp(0.9) is 2.46

@@ -1,5 +1,7 @@
 """The command line with a fault in one rank: FAULT="where:call:rank:what" happens at the n-th call of a function.
 
+FAULT="rope" is one of all ranks.
+
 Started by tests in place of `python -m megatron_eureka`; everything else is the real program.
 """
 
@@ -52,7 +54,24 @@ def act(what: str) -> None:
     time.sleep(600)
 
 
+def turn_slower() -> None:
+    """The trainer's RoPE turns at half the speed, as if config.json scaled it for the engine alone."""
+    from megatron_eureka.train import session
+
+    original = session.open_run
+
+    def open_run(*args, **kwargs):
+        run = original(*args, **kwargs)
+        for chunk in run.policy.model:
+            chunk.language_model.rotary_pos_emb.inv_freq.mul_(0.5)
+        return run
+
+    session.open_run = open_run
+
+
 def install(fault: str) -> None:
+    if fault == "rope":
+        return turn_slower()
     where, call, rank, what = fault.split(":")
     if os.environ.get("RANK") != rank:
         return

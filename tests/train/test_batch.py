@@ -185,11 +185,11 @@ def test_an_update_with_an_idle_replica_is_that_of_one_rank(model):
     assert (old[0][index[0] == 0] < -2).all()  # a random model of 384 tokens: about -ln 384 = -6
 
 
-def _measured(rank, world, model, engine, version):
+def _measured(rank, world, model, engine, version, rollout=None):
     """Old log-probs and totals of the group whose samples' engine log-probs are `engine`; the second one is older."""
     layout = Layout(dp=world)
     process_groups = process.start(layout, seed=1, timeout_s=60)
-    config = config_for(model, layout, freeze_vision=True)
+    config = config_for(model, layout, freeze_vision=True, rollout=rollout or {})
     policy = build_policy(config, layout, process_groups, pixels)
     (group,) = one_group(policy.info, cut=False)
     fresh, other = (
@@ -212,6 +212,16 @@ def test_samples_of_older_weights_and_tokens_nobody_drew_tell_nothing_of_the_mis
     assert old.isfinite().all() and weights.isfinite().all()
     ((_, _, _, both),) = run_ranks(1, _measured, model, engine, 0)
     assert both["tokens"] == num - 1 + int((index == 1).sum()) and both["samples"] == 2
+
+
+@pytest.mark.parametrize("rollout", [{"top_p": 0.9}, {"top_k": 20}], ids=str)
+def test_within_a_nucleus_samples_of_older_weights_start_at_a_ratio_of_one(model, rollout):
+    """There the engine's -1.0 are not the policy's log-probs, and a ratio to them would be off for an unchanged one."""
+    engine = [-6.0] * 50, [-1.0] * 50
+    ((fresh, *_),) = run_ranks(1, _measured, model, engine, 0, rollout)
+    ((old, _, index, totals),) = run_ranks(1, _measured, model, engine, -1, rollout)
+    assert torch.equal(old, fresh) and (index == 1).any()
+    assert totals["samples"] == 1
 
 
 def test_an_update_of_masked_samples_alone_moves_nothing(model):

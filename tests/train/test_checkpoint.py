@@ -206,3 +206,14 @@ def _resume_from_strange_pickle(rank, world, model, folder):
 def test_a_checkpoint_with_any_other_class_is_not_loaded(model, tmp_path):
     (message,) = run_ranks(1, _resume_from_strange_pickle, model, tmp_path / "step_7")
     assert "common.pt is missing or damaged" in message and "fractions.Fraction" in message
+
+
+def _save_three(rank, world, model, folder):
+    policy = _policy(model, Layout())
+    for number in (1, 9, 10):
+        checkpoint.save(policy, folder / f"step_{number}", {"step": number}, keep=2)
+
+
+def test_as_many_checkpoints_stay_as_were_asked_for(model, tmp_path):
+    run_ranks(1, _save_three, model, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_10", "step_9"]
