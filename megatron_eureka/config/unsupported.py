@@ -1,0 +1,64 @@
+"""What a model's config.json may ask for that the trainer does not compute: refused by name, for nothing else shows it.
+
+The engine and transformers follow these entries, Megatron-Core's layers as they are built here do not: shapes and names
+fit, a run goes through, and the two sides' probabilities differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+# "mrope" is the name that the published files have for the plain frequencies, split over time, height and width.
+PLAIN_ROPE = ("default", "mrope")
+ORIGINAL = "Give the model's original weights: quantised ones cannot be trained."
+
+
+def unsupported(raw: Mapping[str, Any]) -> Iterator[str]:
+    """Sentences about entries that would make the trainer compute another model than the engine.
+
+    Args:
+        raw: the parsed config.json.
+    """
+    # Since 4.52 the language model's entries stand in a section of their own; many files have them at the top as well.
+    for place, section in (("", raw), ("text_config.", raw.get("text_config") or {})):
+        yield from _rope(place, section)
+        yield from _layers(place, section)
+    method = raw.get("quantization_config")
+    if method:
+        name = method.get("quant_method", "unknown") if isinstance(method, Mapping) else method
+        yield f"quantization_config: the weights are quantised ({name}). {ORIGINAL}"
+
+
+def _rope(place: str, section: Mapping[str, Any]) -> Iterator[str]:
+    for key in ("rope_scaling", "rope_parameters"):
+        rope = section.get(key) or {}
+        for name in ("rope_type", "type"):
+            kind = rope.get(name, "default")
+            if kind not in PLAIN_ROPE:
+                yield (
+                    f"{place}{key}.{name} is {kind!r}: the engine scales the rotary positions so, the trainer has only "
+                    f"{' and '.join(PLAIN_ROPE)}, and their probabilities would differ. Set it to 'mrope' and remove "
+                    "its factors, to train and to use the model without the extension."
+                )
+        if rope.get("partial_rotary_factor", 1.0) != 1.0:
+            yield f"{place}{key}.partial_rotary_factor is {rope['partial_rotary_factor']!r}, the trainer has only 1."
+
+
+def _layers(place: str, section: Mapping[str, Any]) -> Iterator[str]:
+    if section.get("use_sliding_window"):
+        yield (
+            f"{place}use_sliding_window is true: the trainer attends to all earlier tokens in every layer, so its "
+            "probabilities would differ from the engine's. Set it to false, to train and to use the model without "
+            "windows."
+        )
+    elif "sliding_attention" in (section.get("layer_types") or ()):
+        yield f"{place}layer_types names 'sliding_attention', the trainer has only 'full_attention'."
+    if section.get("hidden_act", "silu") != "silu":
+        yield f"{place}hidden_act is {section['hidden_act']!r}, the trainer has only 'silu'."
+    head_dim, hidden, heads = (section.get(key) for key in ("head_dim", "hidden_size", "num_attention_heads"))
+    if head_dim and hidden and heads and head_dim * heads != hidden:
+        yield (
+            f"{place}head_dim is {head_dim}: transformers and the engine take hidden_size {hidden} / "
+            f"num_attention_heads {heads} instead. Remove it."
+        )
