@@ -9,6 +9,10 @@ from typing import Literal
 
 HF_PART = "hf"  # folder inside a Megatron checkpoint: config, tokenizer and processor of the model
 BACKEND_FILE = "metadata.json"  # Megatron-Core's, at the top of each of its checkpoints
+# peft's, of a LoRA adapter
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+_WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_model.bin")  # a trainer leaves other .bin files beside them
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,8 @@ def find_model_folder(path: str | Path) -> ModelFolder:
             "checkpoint of one."
         )
     is_hf, is_megatron = (path / "config.json").is_file(), is_megatron_checkpoint(path)
+    if not is_megatron:
+        _refuse_adapter(path)
     if is_hf and is_megatron:
         raise ValueError(f"{path} holds both config.json and {BACKEND_FILE}: keep only one model in a folder.")
     if is_hf:
@@ -50,6 +56,21 @@ def find_model_folder(path: str | Path) -> ModelFolder:
     raise ValueError(
         f"{path} is no model folder: config.json is missing (Hugging Face), and so is {BACKEND_FILE} (Megatron)."
         f"{checkpoints_inside(path)}"
+    )
+
+
+def _refuse_adapter(path: Path) -> None:
+    """An adapter alone is no model. A stray adapter_config.json beside whole weights, or beside none, does no harm."""
+    weights = {file.name for pattern in _WEIGHTS for file in path.glob(pattern)}
+    if not weights or any(not name.startswith("adapter_") for name in weights):
+        return
+    try:
+        base = json.loads((path / ADAPTER_CONFIG).read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except (OSError, ValueError, AttributeError):
+        base = None
+    raise ValueError(
+        f"{path} is a LoRA adapter ({min(weights)}), no model. Merge it into its base model"
+        f"{f' {base}' if base else ''}, with peft's merge_and_unload, and give the folder of the result."
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from megatron_eureka.config.model_folder import HF_PART
+from megatron_eureka.config.model_folder import ADAPTER_CONFIG, HF_PART
 from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.weights.table import TABLE_VERSION
 
@@ -21,6 +21,8 @@ _SUFFIXES = {".json", ".jinja", ".txt", ".model"}  # config, tokenizer, processo
 def copy_companions(like: str | Path, target: Path, dtype: torch.dtype | None = None) -> None:
     """Copy a Hugging Face folder's files other than weights, with `dtype`, if given, put into the config."""
     for file in sorted(Path(like).iterdir()):
+        if file.name == ADAPTER_CONFIG:  # what is left of a merged one: transformers would load its base model instead
+            continue
         if file.is_file() and file.suffix in _SUFFIXES and not file.name.endswith(".index.json"):
             shutil.copyfile(file, target / file.name)
     for file in sorted(Path(like).glob("additional_chat_templates/*.jinja")):

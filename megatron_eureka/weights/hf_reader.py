@@ -1,4 +1,4 @@
-"""Read ranges of tensors from a Hugging Face folder of safetensors files, one file or several with an index."""
+"""Read ranges of tensors from a Hugging Face folder of safetensors files, one file or several."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from megatron_eureka.weights.files import OpenFiles, read_exactly
+from megatron_eureka.weights.hf_shards import INDEX, find_shards, read_index
 from megatron_eureka.weights.table import normalise_hf_name
 
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
 CHUNK_BYTES = 64 << 20  # of a tensor in memory at once while it is copied to its target
 DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 _TORCH_DTYPES = {name: dtype for dtype, name in DTYPES.items()}
@@ -48,8 +47,8 @@ class HfReader:
         self._descriptors = OpenFiles()
         self._where: dict[str, tuple[Path, str]] = {}  # name -> file, name in the file
         self._places: dict[str, Place] = {}
-        weight_map = self._weight_map()
-        for file in self._shards(weight_map):
+        weight_map = read_index(self.folder)
+        for file in find_shards(self.folder, weight_map):
             keys = self._open(file).keys()
             for key in keys:
                 name = normalise_hf_name(key)
@@ -59,38 +58,6 @@ class HfReader:
         for key, shard in weight_map.items():
             if self._where.get(normalise_hf_name(key), (None, None))[0] != self.folder / shard:
                 raise ValueError(f"{INDEX} in {self.folder} names {key!r} in {shard}, which does not hold it.")
-
-    def _weight_map(self) -> dict[str, str]:
-        """Shards by tensor, from the index; empty where there is a single file and no index."""
-        index = self.folder / INDEX
-        if not index.is_file():
-            return {}
-        try:
-            weight_map = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
-            if not weight_map or not all(isinstance(shard, str) for shard in weight_map.values()):
-                raise ValueError("weight_map names no files")
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{index} is damaged ({error!r}); download the folder again.") from error
-        if (self.folder / SINGLE).is_file() and SINGLE not in weight_map.values():
-            raise ValueError(
-                f"{self.folder} holds {SINGLE} beside {INDEX}, which names other files: it is not clear which weights "
-                "are meant (transformers would take the single file). Remove one of the two."
-            )
-        return weight_map
-
-    def _shards(self, weight_map: dict[str, str]) -> list[Path]:
-        if not weight_map:
-            single = self.folder / SINGLE
-            if not single.is_file():
-                older = sorted(file.name for file in self.folder.glob("pytorch_model*.bin"))
-                hint = f" Write {older[0]} anew as safetensors, with transformers' save_pretrained." if older else ""
-                raise ValueError(f"{self.folder} holds neither {INDEX} nor {SINGLE}: no weights are there.{hint}")
-            return [single]
-        names = sorted(set(weight_map.values()))
-        for name in names:
-            if not (self.folder / name).is_file():
-                raise ValueError(f"{self.folder / name} is missing, though {INDEX} names it.")
-        return [self.folder / name for name in names]
 
     def _open(self, file: Path) -> safe_open:
         if file not in self._files:

@@ -16,7 +16,8 @@ import torch
 from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.weights.companions import copy_companions
 from megatron_eureka.weights.files import OpenFiles, write_at
-from megatron_eureka.weights.hf_reader import DTYPES, INDEX, SINGLE, Place
+from megatron_eureka.weights.hf_reader import DTYPES, Place
+from megatron_eureka.weights.hf_shards import INDEX, SINGLE
 from megatron_eureka.weights.new_folder import NewFolder
 from megatron_eureka.weights.table import HfTensor, hf_tensors, normalise_hf_name
 

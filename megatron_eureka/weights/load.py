@@ -11,6 +11,7 @@ from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.weights.hf_reader import HfReader
 from megatron_eureka.weights.layout import cut_dim, cuts, shard_shape
 from megatron_eureka.weights.table import HfTensor, Rule, check_tp_size, hf_tensors, rules_by_name
+from megatron_eureka.weights.unknown_names import cause, is_buffer
 
 
 def load_hf(
@@ -50,14 +51,14 @@ def check_hf_keys(folder: str | Path, info: ModelInfo) -> None:
     """
     reader, expected = HfReader(folder), hf_tensors(info)
     redundant = {"lm_head.weight"} if info.tied else set()  # some tied checkpoints hold the head a second time
-    unknown = sorted(reader.names - expected.keys() - redundant)
+    unknown = sorted(name for name in reader.names - expected.keys() - redundant if not is_buffer(name))
     missing = [name for name in expected if name not in reader.names]
     if missing or unknown:
         found = "; ".join(f"{name} {list(reader.shape(name))} in {reader.file_of(name)}" for name in unknown[:5])
         wanted = "; ".join(f"{name} {list(expected[name].shape)}" for name in missing[:5])
         raise ValueError(
             f"{folder} is not the model of its config.json. {len(missing)} tensors are missing: [{wanted}]. "
-            f"{len(unknown)} have no rule: [{found}]."
+            f"{len(unknown)} have no rule: [{found}]. {cause(unknown)}".rstrip()
         )
     for source in expected.values():
         _check_source(reader, source, needed_by="the model")
