@@ -7,9 +7,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from megatron_eureka.cli.train import named_parts
-from megatron_eureka.config.schema import Config
-
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -37,33 +34,6 @@ def test_a_plan_shows_resolved_options_and_the_rank_grid(config, grid, last):
 def test_a_plan_of_a_published_model_is_checked_against_its_sizes():
     result = cli("train", "configs/qwen2_5_vl_7b_1node.yaml", "parallel.tp=8", "--dry-run")
     assert result.returncode == 2 and "key-value heads" in result.stderr
-
-
-@pytest.mark.parametrize(
-    "option, part",
-    [
-        ("evaluation.benchmarks=[mathvistaa=x]", "'mathvistaa=x' is not NAME=PATH with a NAME of mathvista,"),
-        ("evaluation.samples=4", "needs a temperature above 0"),
-        ("evaluation.pass_k=[2]", "does not fit evaluation.samples = 1"),
-        ("reward.functions=[nofile.py:f]", "nofile.py is missing"),
-        ("reward.services=[ftp://x]", "'ftp://x' is no http address"),
-    ],
-)
-def test_a_plan_looks_at_what_its_options_name(option, part):
-    options = Config.model_validate({"evaluation": {"benchmarks": []}})
-    name, _, value = option.partition("=")
-    section, _, field = name.partition(".")
-    changed = getattr(options, section).model_copy(update={field: yaml.safe_load(value)})
-    (problem,) = named_parts(options.model_copy(update={section: changed}), for_plan=True)
-    assert part in problem
-    assert named_parts(options) == []
-
-
-def test_a_benchmark_that_is_not_there_stops_a_run_and_not_a_plan(tmp_path):
-    benchmarks = [f"mathvista={tmp_path / 'gone'}", f"k12={tmp_path}"]
-    options = Config.model_validate({"evaluation": {"benchmarks": benchmarks}})
-    assert named_parts(options, for_plan=True) == []
-    assert named_parts(options) == [f"evaluation.benchmarks: {tmp_path / 'gone'} (mathvista) is not there."]
 
 
 def test_several_problems_are_told_together():

@@ -40,6 +40,11 @@ class Outcome:
     value: Any = None  # the result, or the error's text
 
 
+def worker_environment() -> dict[str, str]:
+    """This process's environment, with the package importable."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (os.getenv("PYTHONPATH"), PACKAGE_PARENT)))}
+
+
 class VerifierPool:
     """Calls functions of one Python file in worker processes.
 
@@ -163,7 +168,7 @@ class _Worker:
             [sys.executable, str(WORKER), verifier, str(memory_bytes)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (os.getenv("PYTHONPATH"), PACKAGE_PARENT)))},
+            env=worker_environment(),
             start_new_session=True,  # Ctrl-C is for the trainer, which then closes its workers
         )
         os.set_blocking(self.process.stdin.fileno(), False)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -11,7 +13,7 @@ from pathlib import Path
 from megatron_eureka.log import logger
 from megatron_eureka.rewards.batcher import Batcher
 from megatron_eureka.rewards.components import Batch, Components, by_sample, check_components
-from megatron_eureka.rewards.pool import MAX_LOGGED, Outcome, VerifierPool
+from megatron_eureka.rewards.pool import MAX_LOGGED, START_LIMIT_S, WORKER, Outcome, VerifierPool, worker_environment
 
 MAX_TIMEOUTS = 3  # of single samples, after which nothing that waits is tried
 
@@ -117,3 +119,24 @@ def find_function(reference: str) -> tuple[Path, str]:
     if name not in names:
         raise ValueError(f"reward.functions: {path} has no function {name!r}.")
     return path, name
+
+
+def try_file(path: Path) -> None:
+    """Run a file once in a process of its own, as its worker will: a failing import shows before the first reward.
+
+    Raises:
+        ValueError: it raises, or does not end in time; the last line that it wrote is named.
+    """
+    command = [sys.executable, str(WORKER), str(path), "0"]  # without input the worker ends when the file has run
+    try:
+        result = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, env=worker_environment(), timeout=START_LIMIT_S
+        )
+    except subprocess.TimeoutExpired:
+        raise ValueError(
+            f"reward.functions: {path} has not loaded within {START_LIMIT_S:g} s. Do slow work inside the function, at "
+            "its first call."
+        ) from None
+    if result.returncode:
+        last = result.stderr.decode(errors="replace").strip().rpartition("\n")[2] or f"exit code {result.returncode}"
+        raise ValueError(f"reward.functions: {path} cannot be loaded: {last}.")

@@ -23,9 +23,9 @@ from megatron_eureka.model.checkpoint import load_sharded, read_plain_objects, r
 from megatron_eureka.parallel import cpu_shim
 from megatron_eureka.train.checkpoint_writer import InProcessSaveStrategy
 from megatron_eureka.train.policy import Policy, torch_adams
+from megatron_eureka.train.run_folder import LAYOUT, saved_layout
 from megatron_eureka.weights.companions import describe
 
-LAYOUT = "layout.json"  # beside Megatron-Core's files
 # Optimizer shards follow this layout; moving them to another one is a different (slower) form.
 _OPTIMIZER_FORM = {"distrib_optim_sharding_type": "dp_reshardable"}
 
@@ -106,13 +106,7 @@ def load(policy: Policy, folder: Path) -> dict[str, Any]:
         ValueError: the checkpoint was written under another layout or layer spec, which its optimizer state cannot
             follow yet, or it is damaged.
     """
-    saved = json.loads((folder / LAYOUT).read_text("utf-8"))
-    if saved != vars(policy.layout):
-        names = lambda layout: ", ".join(f"{axis} {size}" for axis, size in layout.items())
-        raise ValueError(
-            f"The checkpoint {folder} was written by {names(saved)}; this run has {names(vars(policy.layout))}. Resume "
-            f"under the same layout, or start another run from its weights, with model.path={folder}."
-        )
+    saved_layout(folder).check(policy.layout)
     _check_spec(policy, folder)
     _allocate_adam_state(policy)
     with cpu_shim.cuda_method_stays():

@@ -14,13 +14,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from megatron.core.process_groups_config import ProcessGroupCollection
-from transformers import AutoProcessor
 
 from megatron_eureka.bridge.source import ShardedSource, export_hf
 from megatron_eureka.config.load import dump
 from megatron_eureka.config.model_folder import find_model_folder
 from megatron_eureka.config.schema import Config
 from megatron_eureka.data.images import ImageStore
+from megatron_eureka.data.processor import load_processor
 from megatron_eureka.data.prompts import PromptSet, load_prompts
 from megatron_eureka.data.stream import PromptStream
 from megatron_eureka.log import logger
@@ -208,7 +208,7 @@ def load_data(
         with_responses: the training data are demonstrations (SFT).
         spill_dir: where resized pictures go that memory does not hold; shared by the ranks that see it.
     """
-    processor = AutoProcessor.from_pretrained(find_model_folder(config.model.path).hf)
+    processor = load_processor(config.model.path)
     store = ImageStore.from_options(config.data, processor.image_processor, spill_dir)
     reasons: dict[str, str | None] = {}
 

@@ -6,13 +6,17 @@ import fcntl
 import json
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 import yaml
 
 from megatron_eureka.log import logger
+from megatron_eureka.parallel.layout import Layout
 
 FINISHED = "finished.json"
+LAYOUT = "layout.json"  # in a checkpoint, beside Megatron-Core's files
 # Options that may differ when a run goes on: they change how long it is, what it writes and how fast it is.
 MAY_CHANGE = (
     "algorithm.correction.alarm",
@@ -81,6 +85,24 @@ class RunFolder:
                 "to 'auto' to continue, choose another logging.name, or set logging.overwrite=true."
             )
 
+    def preview(self, resolved_config: str, resume: str, overwrite: bool) -> Path | None:
+        """Refuse what `open` would refuse, without a trace: for asking long before.
+
+        Returns:
+            the checkpoint that the run would go on from.
+        """
+        existing = next(path for path in (self.path, *self.path.parents) if path.exists())
+        if not existing.is_dir() or not os.access(existing, os.W_OK):
+            raise ValueError(f"{existing} is no folder that may be written to. Change logging.root or logging.name.")
+        if (self.path / ".lock").exists():
+            with open(self.path / ".lock") as lock:
+                self._flock(lock, fcntl.LOCK_SH)
+        self.check(resume, overwrite)
+        if overwrite and ((self.path / FINISHED).exists() or resume == "never"):
+            return None
+        self._check_same(resolved_config)
+        return self.last_checkpoint()
+
     def _check_same(self, resolved_config: str) -> None:
         """Refuse to go on from a checkpoint under options that would make another run of it."""
         before = self.path / "config.yaml"
@@ -100,10 +122,13 @@ class RunFolder:
 
     def _take_lock(self) -> None:
         self._lock = open(self.path / ".lock", "w")  # noqa: SIM115 (held open on purpose: closing gives the lock up)
+        self._flock(self._lock, fcntl.LOCK_EX)
+
+    def _flock(self, lock: TextIO, kind: int) -> None:
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, kind | fcntl.LOCK_NB)
         except BlockingIOError:
-            self._lock.close()
+            lock.close()
             raise ValueError(
                 f"Another process is writing the run folder {str(self.path)!r}. Wait for it or choose another "
                 "logging.name."
@@ -143,6 +168,36 @@ class RunFolder:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
+
+
+@dataclass(frozen=True)
+class SavedLayout:
+    """The layout that a checkpoint was written under."""
+
+    checkpoint: Path
+    axes: dict[str, int] | None  # None: its file is missing or damaged
+
+    def check(self, mine: Layout) -> None:
+        """Refuse to resume under another one.
+
+        Raises:
+            ValueError: naming both.
+        """
+        if self.axes not in (None, vars(mine)):
+            names = lambda axes: ", ".join(f"{axis} {size}" for axis, size in axes.items())
+            raise ValueError(
+                f"The checkpoint {self.checkpoint} was written by {names(self.axes)}; this run has "
+                f"{names(vars(mine))}. Resume under the same layout, or start another run from its weights, with "
+                f"model.path={self.checkpoint}."
+            )
+
+
+def saved_layout(checkpoint: Path) -> SavedLayout:
+    """Read the layout of a checkpoint."""
+    try:
+        return SavedLayout(checkpoint, dict(json.loads((checkpoint / LAYOUT).read_text("utf-8"))))
+    except (OSError, ValueError, TypeError):
+        return SavedLayout(checkpoint, None)
 
 
 def _flat(tree: dict, prefix: str = "") -> dict:

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import torch
 
+from megatron_eureka.config.companion_files import companion_problems
 from megatron_eureka.config.model_folder import ADAPTER_CONFIG, HF_PART
 from megatron_eureka.config.model_info import ModelInfo
+from megatron_eureka.log import logger
 from megatron_eureka.weights.table import TABLE_VERSION
 
 DESCRIPTION = "megatron_eureka.json"  # in a Megatron checkpoint
@@ -43,6 +45,12 @@ def _set_dtype(file: Path, name: str) -> None:
                 config[section][key] = name
     if config != before:  # else the file stays as it is, to the byte
         file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def warn_of_companions(folder: str | Path) -> None:
+    """Name what a folder lacks for a run, before a conversion makes another folder that lacks it."""
+    for problem in companion_problems(folder):
+        logger.warning("The weights are converted, but no run can start from the result: %s", problem)
 
 
 @dataclass(frozen=True)

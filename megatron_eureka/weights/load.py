@@ -8,9 +8,12 @@ from pathlib import Path
 import torch
 
 from megatron_eureka.config.model_info import ModelInfo
+from megatron_eureka.weights.companions import read_description
 from megatron_eureka.weights.hf_reader import HfReader
 from megatron_eureka.weights.layout import cut_dim, cuts, shard_shape
+from megatron_eureka.weights.stored import stored_rules, stored_tensor
 from megatron_eureka.weights.table import HfTensor, Rule, check_tp_size, hf_tensors, rules_by_name
+from megatron_eureka.weights.torch_dist_reader import TorchDistReader
 from megatron_eureka.weights.unknown_names import cause, is_buffer
 
 
@@ -47,7 +50,7 @@ def check_hf_keys(folder: str | Path, info: ModelInfo) -> None:
     """Hold a folder against the table: each tensor of the model is there, with its shape, and nothing else.
 
     Raises:
-        ValueError: naming missing, unknown and misshapen tensors with file and shapes.
+        ValueError: naming missing, unknown, misshapen and quantised tensors with file and shapes.
     """
     reader, expected = HfReader(folder), hf_tensors(info)
     redundant = {"lm_head.weight"} if info.tied else set()  # some tied checkpoints hold the head a second time
@@ -62,6 +65,18 @@ def check_hf_keys(folder: str | Path, info: ModelInfo) -> None:
         )
     for source in expected.values():
         _check_source(reader, source, needed_by="the model")
+        reader.dtype(source.name)
+
+
+def check_megatron_keys(folder: str | Path, info: ModelInfo) -> None:
+    """Hold a Megatron checkpoint against the table: each tensor of the model is there, with its shape, and all files.
+
+    Raises:
+        ValueError: it is damaged or incomplete, or another model; or another version of the table wrote it.
+    """
+    reader = TorchDistReader(folder)
+    read_description(Path(folder))
+    reader.check_model([stored_tensor(rule) for rule in stored_rules(info)], info.num_layers)
 
 
 def _match(parameters: Mapping[str, torch.Tensor], info: ModelInfo, tp_size: int) -> dict[str, Rule]:

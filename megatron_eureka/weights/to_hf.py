@@ -11,7 +11,7 @@ import torch
 from megatron_eureka.config.model_folder import find_model_folder
 from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.log import ByteProgress
-from megatron_eureka.weights.companions import check_same_model, read_description
+from megatron_eureka.weights.companions import check_same_model, read_description, warn_of_companions
 from megatron_eureka.weights.conversion import Conversion, clear_errors, hash_tensors, refuse_other_hash
 from megatron_eureka.weights.hf_writer import DEFAULT_SHARD_BYTES, HfWriter
 from megatron_eureka.weights.new_folder import check_apart
@@ -60,6 +60,7 @@ def megatron_to_hf(
     found = {source.name: reader.dtype(stored_tensor(rule)) for rule in rules for source in rule.sources}
     wanted = dict.fromkeys(tensors, dtype) if dtype else found
     writer = HfWriter(hf, like, wanted, max_shard_bytes, overwrite=overwrite, fsync=fsync)
+    warn_of_companions(like)
     if dry_run:
         return Conversion(hf, len(tensors), writer.file_bytes)
     begin, num_bytes = time.monotonic(), sum(_num_bytes(tensor, found) for tensor in tensors.values())

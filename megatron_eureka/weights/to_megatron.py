@@ -15,7 +15,7 @@ from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.config.schema import Parallel
 from megatron_eureka.log import ByteProgress
 from megatron_eureka.weights.checkpoint_plan import CheckpointPlan, Transfer, plan_checkpoint
-from megatron_eureka.weights.companions import describe
+from megatron_eureka.weights.companions import describe, warn_of_companions
 from megatron_eureka.weights.conversion import Conversion, clear_errors, hash_tensors
 from megatron_eureka.weights.files import OpenFiles, write_at
 from megatron_eureka.weights.hf_reader import HfReader
@@ -70,6 +70,7 @@ def hf_to_megatron(
     new = NewFolder(megatron, file_bytes=plan.file_bytes, overwrite=overwrite, fsync=fsync)
     new.check()
     _check_second_head(reader, info)
+    warn_of_companions(hf)
     if dry_run:
         return Conversion(megatron, len(tensors), plan.file_bytes)
     begin, num_bytes = time.monotonic(), sum(reader.place(name).num_bytes for name in tensors)

@@ -1,0 +1,175 @@
+"""What would stop a run after minutes is refused in its first seconds: `preflight`, for the dry run and for every run.
+
+Ordered by cost: options and files, then the headers of the weights (torch), and for a dry run the processor
+(transformers). Neither Megatron-Core nor vLLM is imported, and nothing is written.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from megatron_eureka.config.checks import Task, check
+from megatron_eureka.config.companion_files import companion_problems
+from megatron_eureka.config.known_models import KNOWN_MODELS, find_model_info
+from megatron_eureka.config.load import dump
+from megatron_eureka.config.model_folder import find_model_folder
+from megatron_eureka.config.model_info import ModelInfo
+from megatron_eureka.config.schema import Config
+from megatron_eureka.evaluate.plan import pass_ks, sampling, sources
+from megatron_eureka.parallel.layout import Layout
+from megatron_eureka.rewards.service import check_address
+from megatron_eureka.rewards.user import find_function, try_file
+from megatron_eureka.train.run_folder import RunFolder, saved_layout
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What was found of a run that may start."""
+
+    info: ModelInfo | None  # None: a plan for a model that is not there yet
+    absent: tuple[str, ...] = ()  # of a plan: what a run here would miss, one sentence each
+
+
+def preflight(config: Config, task: Task, num_ranks: int, name: str, *, for_plan: bool = False) -> Preflight:
+    """Refuse a run that cannot work.
+
+    Args:
+        config: the resolved options.
+        task: "sft" leaves out what only rollouts and rewards need.
+        num_ranks: trainer ranks of the job.
+        name: of the run folder where `logging.name` is empty.
+        for_plan: a dry run. It loads what a run would load. As long as `model.path` is no folder, the plan is for
+            another machine or a later day, and what is missing here is told and not refused.
+
+    Raises:
+        ValueError: all problems that one look can find, one a line, each with a way out.
+    """
+    info = _model_info(config.model.path, for_plan)
+    ahead = for_plan and not Path(config.model.path).is_dir()
+    missing = tuple([*_files(config, task), *_packages(config)])
+    problems = [*_named_parts(config, task), *_run_folder(config, num_ranks, name)]
+    if info is not None and not ahead:
+        problems += companion_problems(find_model_folder(config.model.path).hf)
+    check(config, info, num_ranks, task, [*problems, *(() if ahead else missing)])
+    if ahead:
+        return Preflight(info, missing)
+    _check_reward_files(config, task)
+    _check_weights(config, info)
+    if for_plan:
+        _check_processor(config)
+    return Preflight(info)
+
+
+def _model_info(path: str, for_plan: bool) -> ModelInfo | None:
+    """Sizes of the model in a folder; for a plan a published model's name will do, and of a later folder nothing."""
+    if not path or (for_plan and not Path(path).exists() and path not in KNOWN_MODELS):
+        return None  # of an empty path `check` speaks
+    try:
+        return find_model_info(path) if for_plan else ModelInfo.from_folder(path)
+    except ValueError as error:
+        raise ValueError(f"model.path: {error}") from error
+
+
+def _files(config: Config, task: Task) -> Iterator[str]:
+    """What the options name and is not on this machine."""
+    evaluation, listed = config.evaluation, {"data.train": config.data.train}
+    if task == "grpo" and evaluation.enabled:
+        listed["evaluation.data"] = evaluation.data
+    for option, files in listed.items():
+        for file in files:
+            if not Path(file).is_file():
+                what = "is a folder, name its files" if Path(file).is_dir() else "no such file"
+                yield f"{option}: {file}: {what}. Paths start from the working directory."
+            elif not os.access(file, os.R_OK):
+                yield f"{option}: {file} may not be read. Change its permissions."
+    if config.data.image_root and not Path(config.data.image_root).is_dir():
+        yield f"data.image_root: {config.data.image_root}: no such folder."
+    if task == "grpo" and evaluation.enabled and not _complaint(sources, evaluation):
+        for source in sources(evaluation):
+            if not source.path.exists():
+                yield f"evaluation.benchmarks: {source.path} ({source.name}) is not there."
+
+
+def _packages(config: Config) -> Iterator[str]:
+    """What the options ask for and is not installed; whether Transformer Engine runs, its importer says."""
+    if config.model.spec == "te" and importlib.util.find_spec("transformer_engine") is None:
+        yield (
+            "model.spec is 'te', but transformer-engine is not installed. Install the `gpu` extra on a GPU machine, or "
+            "use 'auto'."
+        )
+    if config.logging.wandb_project and importlib.util.find_spec("wandb") is None:
+        yield (
+            f"logging.wandb_project = {config.logging.wandb_project!r}, but wandb is not installed. Install the "
+            "`wandb` extra, or leave the option empty."
+        )
+
+
+def _named_parts(config: Config, task: Task) -> Iterator[str]:
+    """What is wrong with the names of benchmarks, reward functions and services. Addresses are looked at, not asked."""
+    if task != "grpo":
+        return
+    options, reward = config.evaluation, config.reward
+    looks = [(find_function, reference) for reference in reward.functions]
+    looks += [(check_address, url) for url in reward.services]
+    if options.enabled:
+        looks += [(sampling, config), (pass_ks, options), (sources, options)]
+    yield from filter(None, (_complaint(look, named) for look, named in looks))
+
+
+def _complaint(look, named) -> str | None:
+    try:
+        look(named)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _run_folder(config: Config, num_ranks: int, name: str) -> Iterator[str]:
+    options, axes = config.logging, config.parallel
+    folder = RunFolder(options.root, options.name or name)
+    try:
+        checkpoint = folder.preview(dump(config), options.resume, options.overwrite)
+    except ValueError as error:
+        yield str(error)
+        return
+    if checkpoint is None or num_ranks % (axes.tp * axes.pp * axes.cp):
+        return
+    layout = Layout.fill(num_ranks, tp=axes.tp, pp=axes.pp, cp=axes.cp, vpp=axes.vpp)
+    complaint = _complaint(lambda mine: saved_layout(checkpoint).check(mine), layout)
+    if complaint:
+        yield complaint
+
+
+def _check_reward_files(config: Config, task: Task) -> None:
+    """Run the users' files as their workers will: a missing import shows here, not at the first reward."""
+    if task == "grpo" and os.environ.get("RANK", "0") == "0":
+        for reference in config.reward.functions:
+            try_file(find_function(reference)[0])
+
+
+def _check_weights(config: Config, info: ModelInfo) -> None:
+    """Names and shapes of the weights, from headers alone."""
+    import torch
+
+    from megatron_eureka.weights import check_hf_keys, check_megatron_keys
+
+    if config.model.spec == "te" and not torch.cuda.is_available():
+        raise ValueError("model.spec is 'te', but there is no CUDA device. Use 'auto', or a GPU machine.")
+    folder = find_model_folder(config.model.path)
+    try:
+        (check_hf_keys if folder.kind == "hf" else check_megatron_keys)(folder.path, info)
+    except ValueError as error:
+        raise ValueError(f"model.path: {error}") from error
+
+
+def _check_processor(config: Config) -> None:
+    from megatron_eureka.data.processor import check_chat_template, load_processor
+
+    try:
+        check_chat_template(load_processor(config.model.path), config.model.path)
+    except ValueError as error:
+        raise ValueError(f"model.path: {error}") from error
