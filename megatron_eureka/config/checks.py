@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator
 from typing import Literal
 
 from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.config.schema import Config, Parallel
 
+MAX_NAME_BYTES = 200  # file systems take 255, and names of files beside it are longer
 ADORA_RIGHT = 0.5  # total reward of a right response, as in `rl.advantages.adora`
 
 Task = Literal["grpo", "sft"]
@@ -29,7 +31,7 @@ def check(
     Raises:
         ValueError: all problems found, one a line, each with the options that clash and a way out.
     """
-    problems = [*_layout(config, world_size), *_data(config)]
+    problems = [*_layout(config, world_size), *_data(config), *_name(config)]
     if info is not None:
         problems += [*_model_layout(config.parallel, info), *_lengths(config, info, task)]
     if task == "grpo":
@@ -164,6 +166,15 @@ def _data(config: Config) -> Iterator[str]:
         yield "data.train is empty: give JSONL files of prompts, data.train=[prompts.jsonl]."
     if data.min_pixels > data.max_pixels:
         yield f"data.min_pixels = {data.min_pixels} exceeds data.max_pixels = {data.max_pixels}. Swap or widen them."
+
+
+def _name(config: Config) -> Iterator[str]:
+    name = config.logging.name
+    if name in (".", "..") or re.search(r"[/\\\x00-\x1f]", name) or len(name.encode()) > MAX_NAME_BYTES:
+        yield (
+            f"logging.name = {name!r} is no name of a folder inside logging.root. Leave out slashes and control "
+            f"characters, take at most {MAX_NAME_BYTES} bytes, and give the folder around it as logging.root."
+        )
 
 
 def _batches(config: Config) -> Iterator[str]:

@@ -10,13 +10,14 @@ from typing import Any
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 
+from megatron_eureka.config.bounds import MAX_COUNT
 from megatron_eureka.config.load import option_fields
 
 HEAD = """# Options
 
 Generated from `megatron_eureka/config/schema.py` by `python -m megatron_eureka.config.options > docs/options.md`.
 Give options in a YAML file (`section:` and `option: value` below it; `base: other.yaml` inherits) or on the command
-line (`section.option=value`, the value in YAML).
+line (`section.option=value`, the value in YAML). Whole numbers are at most 2,147,483,647, other numbers are finite.
 """
 
 
@@ -38,9 +39,9 @@ def type_name(field: FieldInfo) -> str:
     """A field's type and bounds as a reader would write them, such as `int > 0`."""
     signs = {Gt: (">", "gt"), Ge: (">=", "ge"), Lt: ("<", "lt"), Le: ("<=", "le")}
     bounds = [
-        f"{signs[type(item)][0]} {getattr(item, signs[type(item)][1]):g}"
+        f"{signs[type(item)][0]} {_number(getattr(item, signs[type(item)][1]))}"
         for item in field.metadata
-        if type(item) in signs
+        if type(item) in signs and getattr(item, signs[type(item)][1]) != MAX_COUNT
     ]
     return " ".join([_plain(field.annotation), ", ".join(bounds)]).strip()
 
@@ -54,6 +55,10 @@ def _plain(annotation: Any) -> str:
     if arguments:
         return " or ".join(_plain(argument) for argument in arguments)
     return "null" if annotation is type(None) else annotation.__name__
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if value == int(value) else f"{value:g}"
 
 
 def _default(value: Any) -> str:

@@ -8,16 +8,26 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-PositiveInt = Annotated[int, Field(gt=0)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Share = Annotated[float, Field(gt=0.0, le=1.0)]
-PositiveFloat = Annotated[float, Field(gt=0.0)]
-NonNegativeFloat = Annotated[float, Field(ge=0.0)]
+from megatron_eureka.config.bounds import (
+    MAX_COUNT,
+    CollectiveSeconds,
+    Decay,
+    Fraction,
+    Mib,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Processes,
+    Seconds,
+    Sequences,
+    Share,
+    Temperature,
+)
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 class Model(Section):
@@ -56,7 +66,7 @@ class Data(Section):
     on_error: Literal["skip", "error"] = Field("error", description="What a bad line, image or label does to the run.")
     verify_images: bool = Field(False, description="Decode every image when the data is loaded, not at its first use.")
     shuffle: bool = Field(True, description="Shuffle the prompts anew in every epoch, from train.seed.")
-    image_cache_mib: PositiveInt = Field(1024, description="Memory for resized images a rank, MiB.")
+    image_cache_mib: Mib = Field(1024, description="Memory for resized images a rank, MiB.")
 
 
 class Rollout(Section):
@@ -64,17 +74,15 @@ class Rollout(Section):
     tp: PositiveInt = Field(1, description="Tensor-parallel size of an engine, over consecutive ranks.")
     prompts_per_step: PositiveInt = Field(128, description="Groups that a training step uses.")
     samples_per_prompt: PositiveInt = Field(8, description="Responses sampled for each prompt (G).")
-    temperature: PositiveFloat = Field(1.0, description="Sampling temperature; log-probs are taken at it too.")
-    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = Field(1.0, description="Nucleus sampling; 1 is off.")
-    top_k: int = Field(-1, ge=-1, description="Top-k sampling; -1 is off.")
+    temperature: Temperature = Field(1.0, description="Sampling temperature; log-probs are taken at it too.")
+    top_p: Share = Field(1.0, description="Nucleus sampling; 1 is off.")
+    top_k: int = Field(-1, ge=-1, le=MAX_COUNT, description="Top-k sampling; -1 is off.")
     max_response_tokens: PositiveInt = Field(4096, description="Longest response, tokens.")
     stop: list[str] = Field([], description="Strings that end a response, besides the model's end token.")
-    max_num_seqs: PositiveInt = Field(256, description="Sequences an engine decodes at once.")
-    gpu_memory_utilization: Fraction = Field(0.3, description="Share of GPU memory for the engine (CUDA only).")
-    kv_cache_mib: PositiveInt = Field(64, description="KV cache of an engine on CPU, MiB.")
-    sync_bucket_mib: PositiveInt = Field(
-        512, description="Size of a weight-sync bucket, MiB; larger tensors are split."
-    )
+    max_num_seqs: Sequences = Field(256, description="Sequences an engine decodes at once; each takes memory.")
+    gpu_memory_utilization: Share = Field(0.3, description="Share of GPU memory for the engine (CUDA only).")
+    kv_cache_mib: Mib = Field(64, description="KV cache of an engine on CPU, MiB.")
+    sync_bucket_mib: Mib = Field(512, description="Size of a weight-sync bucket, MiB; larger tensors are split.")
 
     @property
     def samples_whole_vocabulary(self) -> bool:
@@ -101,17 +109,17 @@ class Reward(Section):
     format_weight: NonNegativeFloat = Field(0.5, description="Weight of the format reward (0 or 1).")
     format_anchored: bool = Field(False, description="Refuse text before <think> and after </answer>.")
     compat: Literal["none", "mm_eureka"] = Field("none", description="Reproduce another system's scoring, errors too.")
-    timeout_s: PositiveFloat = Field(5.0, description="Time limit of one verification, seconds; a time-out scores 0.")
-    workers: PositiveInt = Field(2, description="Verifier processes a node.")
+    timeout_s: Seconds = Field(5.0, description="Time limit of one verification, seconds; a time-out scores 0.")
+    workers: Processes = Field(2, description="Verifier processes a node.")
     functions: list[str] = Field([], description="User rewards, `path/to/file.py:name`, added to the total.")
-    function_timeout_s: PositiveFloat = Field(
+    function_timeout_s: Seconds = Field(
         60.0, description="Time limit of one call of a user reward (the responses to one prompt), seconds."
     )
     services: list[str] = Field([], description="HTTP reward services, `http://...`, added to the total.")
-    service_timeout_s: PositiveFloat = Field(
+    service_timeout_s: Seconds = Field(
         60.0, description="Time limit of one request to a service (the responses to one prompt), seconds."
     )
-    service_concurrency: PositiveInt = Field(8, description="Requests to a service at a time, by each engine.")
+    service_concurrency: Processes = Field(8, description="Requests to a service at a time, by each engine.")
     service_retries: NonNegativeInt = Field(3, description="Further requests, with growing pauses, after a failed one.")
     shuffle: bool = Field(False, description="Control experiment: permute the rewards over the whole batch.")
     overlong: Overlong = Overlong()
@@ -225,10 +233,10 @@ class Train(Section):
 
 
 class Optimizer(Section):
-    lr: PositiveFloat = Field(1e-6, description="Peak learning rate.")
-    beta1: Fraction = Field(0.9, description="Adam's first decay.")
-    beta2: Fraction = Field(0.95, description="Adam's second decay.")
-    eps: PositiveFloat = Field(1e-8, description="Adam's epsilon.")
+    lr: Share = Field(1e-6, description="Peak learning rate: about what Adam moves each weight by in an update.")
+    beta1: Decay = Field(0.9, description="Adam's first decay.")
+    beta2: Decay = Field(0.95, description="Adam's second decay.")
+    eps: Share = Field(1e-8, description="Adam's epsilon.")
     weight_decay: NonNegativeFloat = Field(0.0, description="Decoupled weight decay (not on norms and biases).")
     clip_grad: NonNegativeFloat = Field(1.0, description="Global gradient-norm clip; 0 is off.")
     schedule: Literal["constant", "linear", "cosine"] = Field("cosine", description="Decay after the warm-up.")
@@ -260,7 +268,7 @@ class Evaluation(Section):
     enabled: bool = Field(True, description="Evaluate at all; needs evaluation.data or evaluation.benchmarks.")
     samples: PositiveInt = Field(1, description="Responses to each item of a benchmark; several need a temperature.")
     temperature: float | None = Field(
-        None, ge=0.0, description="Sampling temperature for benchmarks; unset: 0 with one sample."
+        None, ge=0.0, le=10.0, description="Sampling temperature for benchmarks; unset: 0 with one sample."
     )
     pass_k: list[int] = Field([], description="The k of pass@k; empty: 1 and evaluation.samples.")
     prompt: Literal["think", "plain", "official"] = Field(
@@ -271,9 +279,9 @@ class Evaluation(Section):
     judge_url: str = Field("", description="OpenAI-compatible endpoint of a judge, such as .../v1; empty: off.")
     judge_model: str = Field("", description="Model that the judge's endpoint is asked for.")
     judge_key_env: str = Field("", description="Environment variable with the judge's key; empty: none is sent.")
-    judge_workers: PositiveInt = Field(8, description="Questions that the judge is asked at once.")
+    judge_workers: Processes = Field(8, description="Questions that the judge is asked at once.")
     judge_max_tokens: PositiveInt = Field(4096, description="Longest answer of the judge, its thoughts included.")
-    judge_timeout_s: PositiveFloat = Field(300.0, description="Time limit of one answer of the judge, seconds.")
+    judge_timeout_s: Seconds = Field(300.0, description="Time limit of one answer of the judge, seconds.")
     judge_retries: NonNegativeInt = Field(4, description="Further tries after a failure of the judge, with back-off.")
 
 
@@ -287,9 +295,11 @@ class Logging(Section):
 
 
 class Launch(Section):
-    ranks: PositiveInt = Field(1, description="Trainer ranks on this node when started without torchrun or srun.")
+    ranks: Processes = Field(1, description="Trainer ranks on this node when started without torchrun or srun.")
     nodes: PositiveInt = Field(1, description="Nodes of the job.")
-    timeout_s: PositiveInt = Field(1800, description="Time limit of one collective, seconds.")
+    timeout_s: CollectiveSeconds = Field(
+        1800, description="Limit of one collective, seconds; in one, rank 0 reads the data."
+    )
 
 
 class Config(Section):

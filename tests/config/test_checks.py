@@ -103,6 +103,11 @@ def test_digit_files_hold_the_settings_that_worked():
         (["data.train=[]"], ["data.train is empty"]),
         (["model.path="], ["model.path is empty"]),
         (["model.freeze_vision=false"], ["model.freeze_vision"]),
+        (["logging.name=../../x"], ["logging.name = '../../x'", "give the folder around it as logging.root"]),
+        (["logging.name=a/b"], ["logging.name = 'a/b'"]),
+        (["logging.name='..'"], ["logging.name = '..'"]),
+        (['logging.name="a\\nb"'], ["logging.name = 'a\\nb'"]),
+        (["logging.name=" + "x" * 300], ["at most 200 bytes"]),
         (["launch.nodes=8"], ["parallel.tp = 2", "launch.nodes = 8"]),
         (["reward.accuracy_weight=0", "reward.format_weight=0"], ["reward.functions", "reward.services"]),
         (

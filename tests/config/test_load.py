@@ -84,6 +84,34 @@ def test_errors_name_the_source_that_set_the_value(tmp_path):
     assert third.startswith("command line: logging.name = 3") and "Name of the run folder" in third
 
 
+@pytest.mark.parametrize(
+    "override, bound",
+    [
+        ("optimizer.lr=.inf", "finite number"),
+        ("optimizer.lr=.nan", "finite number"),
+        ("optimizer.lr=1e9", "less than or equal to 1. optimizer.lr: Peak learning rate: about what Adam moves"),
+        ("optimizer.beta2=1.0", "less than 1"),  # the bias correction would divide by 0
+        ("optimizer.clip_grad=.inf", "finite number"),
+        ("algorithm.correction.cap=.inf", "finite number"),
+        ("train.steps=100000000000000000000", "less than or equal to 2147483647"),
+        ("train.seed=4294967296", "less than or equal to 2147483647"),  # numpy's seeds
+        ("launch.timeout_s=1", "greater than or equal to 30"),
+        ("launch.ranks=100000", "less than or equal to 1024"),
+        ("reward.timeout_s=1e-9", "greater than or equal to 0.1"),
+        ("reward.service_timeout_s=1e12", "less than or equal to 604800"),  # selectors overflow
+        ("reward.workers=1000000", "less than or equal to 1024"),
+        ("rollout.temperature=0.001", "greater than or equal to 0.01"),  # vLLM would draw as at 0.01
+        ("rollout.gpu_memory_utilization=0.0", "greater than 0"),
+        ("rollout.kv_cache_mib=999999999", "less than or equal to 16777216"),
+    ],
+)
+def test_absurd_numbers_are_refused(override, bound):
+    with pytest.raises(ValueError) as error:
+        load_config(None, [override])
+    name, _, _ = override.partition("=")
+    assert str(error.value).startswith(f"command line: {name} = ") and bound in str(error.value)
+
+
 def test_circles_of_bases_are_refused(tmp_path):
     write(tmp_path, "a.yaml", "base: b.yaml\n")
     write(tmp_path, "b.yaml", "base: a.yaml\n")
