@@ -1,4 +1,4 @@
-"""What a run would refuse, the dry run refuses too, by the same look; a plan ahead of its model says what is missing."""
+"""What a run would refuse its dry run refuses too, by the same look; a plan ahead of its model says what is missing."""
 
 import fcntl
 import importlib.util
