@@ -20,17 +20,17 @@ def folder(tmp_path_factory):
     """A working directory like a clone's, with a model of transformers' `save_pretrained` where the page has one."""
     folder = tmp_path_factory.mktemp("page")
     make_model(folder / "models" / "qwen", num_layers=4)
-    return clone(folder, "tools", "configs")
+    return clone(folder, "tools", "configs", "examples")
 
 
 @pytest.mark.slow
 def test_the_commands_run_one_after_another(folder):
     output = run_commands("checkpoints.md", folder)
-    assert len(output) == 6
+    assert len(output) == 7
     assert "would write checkpoints/qwen: 81 tensors" in output[0]
     assert "in 4 files" in output[1]
     assert "equal, bit for bit: 81 tensors" in output[2]
-    assert "Megatron checkpoint checkpoints/qwen" in output[5]
+    assert "Megatron checkpoint checkpoints/qwen" in output[6]
     assert (folder / "models" / "qwen-again" / "model.safetensors").is_file()
 
 
