@@ -16,8 +16,9 @@ from megatron.core.dist_checkpointing.strategies.common import COMMON_STATE_FNAM
 from torch.distributed.checkpoint.api import CheckpointException
 
 from megatron_eureka.config.model_info import ModelInfo
-from megatron_eureka.model.qwen2_5_vl import Qwen2_5_VL
+from megatron_eureka.model.qwen2_5_vl import Qwen2_5_VL, named_weights
 from megatron_eureka.types import Group, ImageKey, Prompt, Sample
+from megatron_eureka.weights import check_finite, rules_by_name
 from megatron_eureka.weights.companions import read_description
 from megatron_eureka.weights.integrity import check_hashes, check_share
 from megatron_eureka.weights.stored import stored_rules, stored_tensor
@@ -46,7 +47,8 @@ def load_megatron(folder: str | Path, chunks: Sequence[Qwen2_5_VL], info: ModelI
     Raises:
         ValueError: a tensor is missing, unknown or misshapen, a file is missing or damaged, or another version of the
             table of weights wrote the checkpoint; or its bytes are not those that were written, by its hash or by its
-            check sums. All of it is looked at before anything is loaded, so that all ranks refuse together.
+            check sums. All of it is looked at before anything is loaded, so that all ranks refuse together. Or a value
+            is infinite or no number; the rank that has it refuses.
     """
     reader = TorchDistReader(folder)
     tensors = [stored_tensor(rule) for rule in stored_rules(info)]
@@ -58,6 +60,10 @@ def load_megatron(folder: str | Path, chunks: Sequence[Qwen2_5_VL], info: ModelI
     loaded = load_sharded(state, folder, extra_state=False)
     for number, chunk in enumerate(chunks):
         chunk.load_state_dict(loaded[str(number)])
+    rules = rules_by_name(info)
+    for name, weight in named_weights(list(chunks)).items():
+        sources = " or ".join(repr(source.name) for source in rules[name].sources)
+        check_finite(weight, f"{sources} ({name}) in {folder}")
 
 
 def _check_bytes(folder: str | Path, info: ModelInfo) -> None:

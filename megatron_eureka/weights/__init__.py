@@ -4,7 +4,7 @@ from megatron_eureka.weights.companions import describe, read_description
 from megatron_eureka.weights.conversion import Conversion
 from megatron_eureka.weights.hf_writer import HfWriter, save_hf
 from megatron_eureka.weights.layout import Cut, cuts, hf_to_shard, shard_shape, shards_to_hf
-from megatron_eureka.weights.load import check_hf_keys, check_megatron_keys, load_hf
+from megatron_eureka.weights.load import check_finite, check_hf_keys, check_megatron_keys, load_hf
 from megatron_eureka.weights.table import HfTensor, Rule, check_tp_size, hf_tensors, rules_by_name, table
 from megatron_eureka.weights.to_hf import megatron_to_hf
 from megatron_eureka.weights.to_megatron import hf_to_megatron
@@ -18,6 +18,7 @@ __all__ = [
     "HfWriter",
     "Rule",
     "Verification",
+    "check_finite",
     "check_hf_keys",
     "check_megatron_keys",
     "check_tp_size",

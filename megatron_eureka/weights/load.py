@@ -9,6 +9,7 @@ import torch
 
 from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.weights.companions import read_description
+from megatron_eureka.weights.finite import all_finite, num_not_finite
 from megatron_eureka.weights.hf_reader import HfReader
 from megatron_eureka.weights.layout import cut_dim, cuts, shard_shape
 from megatron_eureka.weights.stored import stored_rules, stored_tensor
@@ -32,7 +33,8 @@ def load_hf(
     Raises:
         ValueError: an unknown parameter, a parameter given twice, a missing or damaged file, a missing tensor, or a
             shape that differs from the expected one, on either side; both names and shapes are given. All names and
-            shapes are compared before the first byte is copied.
+            shapes are compared before the first byte is copied. Or a value that is infinite or no number, which else
+            only the loss would show.
     """
     check_tp_size(info, tp_size)
     rules = _match(parameters, info, tp_size)
@@ -43,7 +45,25 @@ def load_hf(
     for name, rule in rules.items():
         target, dim = parameters[name].detach(), cut_dim(rule)
         for cut in cuts(rule, tp_rank, tp_size):
-            reader.read_into(target.narrow(dim, cut.offset, cut.size), cut.source.name, dim, cut.start)
+            part = target.narrow(dim, cut.offset, cut.size)
+            reader.read_into(part, cut.source.name, dim, cut.start)
+            check_finite(part, f"{cut.source.name!r} in {reader.file_of(cut.source.name)}")
+
+
+def check_finite(values: torch.Tensor, what: str) -> None:
+    """Refuse weights that are not all numbers.
+
+    Args:
+        what: the tensor and where it lies.
+
+    Raises:
+        ValueError: naming the tensor.
+    """
+    if not all_finite(values):
+        raise ValueError(
+            f"{what} holds {num_not_finite(values)} values that are infinite or no numbers. The weights are damaged, "
+            "or the training that they come from diverged: give sound ones."
+        )
 
 
 def check_hf_keys(folder: str | Path, info: ModelInfo) -> None:

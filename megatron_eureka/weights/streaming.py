@@ -12,6 +12,7 @@ import torch
 import xxhash
 
 from megatron_eureka.log import ByteProgress
+from megatron_eureka.weights.finite import all_finite, num_not_finite
 
 BLOCK_BYTES = 1 << 20  # small enough to stay in a core's cache between reading and writing
 Job = TypeVar("Job")
@@ -115,14 +116,17 @@ class Streamer:
         if found == wanted and not self._check_finite:
             return block
         values = torch.frombuffer(block, dtype=found)
-        finite = values.isfinite()
-        if self._check_finite and not finite.all():
-            raise ValueError(f"{what} holds {int((~finite).sum())} values that are infinite or no numbers.")
+        finite = all_finite(values)
+        if self._check_finite and not finite:
+            raise ValueError(
+                f"{what} holds {num_not_finite(values)} values that are infinite or no numbers. Give sound weights; "
+                "to convert them as they are, use --no-check-finite."
+            )
         if found == wanted:
             return block
         result = self._buffer(len(values) * wanted.itemsize, "cast")
         cast = torch.frombuffer(result, dtype=wanted).copy_(values)
-        if not torch.equal(cast.isfinite(), finite):
+        if not all_finite(cast) and (finite or not torch.equal(cast.isfinite(), values.isfinite())):
             raise ValueError(f"{what} holds values too large for {wanted}. Choose another dtype.")
         return result
 

@@ -28,7 +28,7 @@ def megatron_to_hf(
     like: str | Path | None = None,
     dtype: torch.dtype | None = None,
     workers: int | None = None,
-    check_finite: bool = False,
+    check_finite: bool = True,
     max_shard_bytes: int = DEFAULT_SHARD_BYTES,
     overwrite: bool = False,
     fsync: bool = False,

@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from megatron.core.tensor_parallel import RowParallelLinear
+from safetensors.torch import load_file, save_file
 
 from examples.digits.model import make_model
 from megatron_eureka.config.model_info import ModelInfo
@@ -101,6 +102,17 @@ def test_layers_that_are_stored_one_by_one_load_too(untied, tmp_path, te):
 def test_values_are_cast_to_the_dtype_of_the_run(hf, tmp_path, stored, wanted):
     folder = write(hf, Layout(), tmp_path / "checkpoint", dtype=stored)
     check(hf, Layout(tp=2, pp=2), folder, dtype=wanted, stored_dtype=DTYPES[stored])
+
+
+@pytest.mark.parametrize("name", ["model.layers.3.mlp.down_proj.weight", "visual.merger.ln_q.weight"])
+def test_a_value_that_is_no_number_is_found_at_the_load(untied, tmp_path, name):
+    hf = shutil.copytree(untied, tmp_path / "hf")
+    tensors = load_file(hf / "model.safetensors")
+    tensors[name].view(-1)[5] = torch.nan
+    save_file(tensors, hf / "model.safetensors")
+    hf_to_megatron(hf, tmp_path / "checkpoint", check_finite=False)
+    (message,) = run_ranks(1, refusal, hf, Layout(), tmp_path / "checkpoint")
+    assert repr(name) in message and "holds 1 values that are infinite or no numbers" in message
 
 
 @pytest.fixture

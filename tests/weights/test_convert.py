@@ -195,7 +195,7 @@ def test_verify_compares_bits(untied, tmp_path):
     tensors = load_file(untied / "model.safetensors")
     tensors["model.norm.weight"][:2] = torch.tensor([0.0, torch.nan])
     save_hf(tmp_path / "source", tensors.items(), untied)
-    hf_to_megatron(tmp_path / "source", tmp_path / "megatron")
+    hf_to_megatron(tmp_path / "source", tmp_path / "megatron", check_finite=False)
     assert verify(tmp_path / "source", tmp_path / "megatron").equal
     tensors["model.norm.weight"][0] = -0.0
     save_hf(tmp_path / "other", tensors.items(), untied)

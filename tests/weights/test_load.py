@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.weights import check_hf_keys, load_hf, rules_by_name, shards_to_hf
+from megatron_eureka.weights.finite import all_finite, num_not_finite
 from tests.weights.stages import empty_stage
 
 EMBEDDING = "language_model.embedding.word_embeddings.weight"
@@ -133,6 +134,26 @@ def test_wrong_shape_on_disk_is_refused_before_anything_is_copied(copy):
     with pytest.raises(ValueError, match=r"lm_head.weight.*safetensors has shape \[383, 256\], expected \[384, 256\]"):
         load_hf(copy, parameters, info, 0, 1)
     assert all(tensor.isnan().all() for tensor in parameters.values())
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("name", ["model.layers.1.mlp.down_proj.weight", "visual.blocks.0.norm1.weight"])
+def test_a_value_that_is_no_number_is_found_at_the_load(copy, name, value):
+    rewrite(copy, lambda tensors: tensors[name].view(-1)[5:8].fill_(value) is None)
+    with pytest.raises(ValueError, match=f"'{name}' in .*model.safetensors holds 3 values that are infinite or no num"):
+        load(copy)
+
+
+def test_finite_is_what_isfinite_says():
+    for dtype in (torch.bfloat16, torch.float16, torch.float32):
+        sound = torch.tensor([0.0, -0.0, torch.finfo(dtype).max, torch.finfo(dtype).min], dtype=dtype)
+        assert all_finite(sound) and num_not_finite(sound) == 0
+        for place in range(4):
+            for value in (torch.nan, torch.inf, -torch.inf):
+                changed = sound.clone()
+                changed[place] = value
+                assert not all_finite(changed) and num_not_finite(changed) == 1
+    assert all_finite(torch.empty(0))
 
 
 def test_parameters_that_do_not_fit_are_named(untied):

@@ -22,7 +22,10 @@ Dtype = Annotated[
 Workers = Annotated[
     int | None, typer.Option("--workers", min=1, help="Threads; by default as many as are worth it, at most 4.")
 ]
-CheckFinite = Annotated[bool, typer.Option("--check-finite", help="Refuse infinities and NaN.")]
+CheckFinite = Annotated[
+    bool,
+    typer.Option("--check-finite/--no-check-finite", help="Refuse infinities and NaN, or convert them as they are."),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a model folder of the target's name.")]
 Fsync = Annotated[
     bool, typer.Option("--fsync", help="Have all bytes on the disk before the target appears; takes longer.")

@@ -22,7 +22,7 @@ def main(
     vpp: Annotated[int, typer.Option("--vpp", min=1, help="Virtual chunks of each of its stages.")] = 1,
     dtype: options.Dtype = None,
     workers: options.Workers = None,
-    check_finite: options.CheckFinite = False,
+    check_finite: options.CheckFinite = True,
     overwrite: options.Overwrite = False,
     fsync: options.Fsync = False,
     dry_run: options.DryRun = False,

@@ -23,7 +23,7 @@ def main(
     dtype: options.Dtype = None,
     shard_gb: Annotated[float, typer.Option("--shard-gb", min=0.001, max=1e6, help="Size of a file of weights.")] = 5.0,
     workers: options.Workers = None,
-    check_finite: options.CheckFinite = False,
+    check_finite: options.CheckFinite = True,
     overwrite: options.Overwrite = False,
     fsync: options.Fsync = False,
     dry_run: options.DryRun = False,
