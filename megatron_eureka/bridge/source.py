@@ -17,7 +17,16 @@ import torch.distributed as dist
 from megatron_eureka.bridge.buckets import Bucket, Owned, plan_buckets
 from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.log import progress
-from megatron_eureka.weights import HfWriter, Rule, check_tp_size, rules_by_name, shard_shape, shards_to_hf, table
+from megatron_eureka.weights import (
+    HfWriter,
+    Rule,
+    check_tp_size,
+    clear_errors,
+    rules_by_name,
+    shard_shape,
+    shards_to_hf,
+    table,
+)
 
 DEFAULT_BUCKET_BYTES = 512 << 20
 
@@ -156,13 +165,14 @@ def export_hf(source: ShardedSource, folder: str | Path, like: str | Path, *, is
     """Write a replica's weights as a Hugging Face folder, called by all its ranks; one of them is the writer.
 
     Raises:
-        ValueError: on the writer, see `weights.save_hf`; the stream is exhausted first, so that nobody hangs.
+        ValueError, RuntimeError: on the writer, see `weights.save_hf`; the stream is exhausted first, so that nobody
+            hangs.
     """
     stream = source.stream()
     try:
         if is_writer:
             name, tensor = next(stream)
-            with HfWriter(folder, like, tensor.dtype) as writer:
+            with clear_errors(Path(folder)), HfWriter(folder, like, tensor.dtype) as writer:
                 writer.write(name, tensor)
                 for name, tensor in progress(stream, "writing weights"):
                     writer.write(name, tensor)

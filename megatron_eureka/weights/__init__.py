@@ -1,7 +1,7 @@
 """Names and layouts of weights, and the files they lie in."""
 
 from megatron_eureka.weights.companions import describe, read_description
-from megatron_eureka.weights.conversion import Conversion
+from megatron_eureka.weights.conversion import Conversion, clear_errors
 from megatron_eureka.weights.hf_writer import HfWriter, save_hf
 from megatron_eureka.weights.layout import Cut, cuts, hf_to_shard, shard_shape, shards_to_hf
 from megatron_eureka.weights.load import check_finite, check_hf_keys, check_megatron_keys, load_hf
@@ -22,6 +22,7 @@ __all__ = [
     "check_hf_keys",
     "check_megatron_keys",
     "check_tp_size",
+    "clear_errors",
     "cuts",
     "describe",
     "hf_tensors",

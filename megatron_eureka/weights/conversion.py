@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -46,9 +47,12 @@ def clear_errors(target: Path, done: str = "written") -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            cause, remedy = f"the disk is full ({error})", "Free some space, or write to another file system"
+        else:
+            cause, remedy = str(error), "Mend what is named (permissions, the file system)"
         raise RuntimeError(
-            f"{target} was not {done}: {error}. Nothing half-written is left. Mend what is named (free space, "
-            "permissions, the file system), then start again."
+            f"{target} was not {done}: {cause}. Nothing half-written is left. {remedy}, then start again."
         ) from error
 
 

@@ -15,6 +15,7 @@ import torch
 
 from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.weights.companions import copy_companions
+from megatron_eureka.weights.conversion import clear_errors
 from megatron_eureka.weights.files import OpenFiles, write_at
 from megatron_eureka.weights.hf_reader import DTYPES, Place
 from megatron_eureka.weights.hf_shards import INDEX, SINGLE
@@ -193,13 +194,14 @@ def save_hf(
 
     Raises:
         ValueError: the target exists; a tensor is unknown, misshapen, missing or came twice.
+        RuntimeError: the target could not be written (a full disk); nothing is left of it.
     """
     NewFolder(folder, file_bytes={}).check()
     stream = iter(tensors)
     first = next(stream, None)
     if first is None:
         raise ValueError(f"No tensors to write to {folder}.")
-    with HfWriter(folder, like, dtype or first[1].dtype, max_shard_bytes) as writer:
+    with clear_errors(Path(folder)), HfWriter(folder, like, dtype or first[1].dtype, max_shard_bytes) as writer:
         writer.write(*first)
         for name, tensor in stream:
             writer.write(name, tensor)

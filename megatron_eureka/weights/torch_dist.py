@@ -7,9 +7,12 @@ around the raw bytes; torch itself makes the frame here, and only the check sum 
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 import pickle
+import shutil
 import struct
 import tempfile
 import uuid
@@ -68,8 +71,12 @@ def frame(sizes: tuple[int, ...], dtype: torch.dtype) -> Frame:
     num_bytes = torch.Size(sizes).numel() * dtype.itemsize
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "archive"  # also the name of the folder inside
-        with torch.serialization.skip_data():
-            torch.save(torch.empty(sizes, dtype=dtype), path)
+        try:
+            with torch.serialization.skip_data():
+                torch.save(torch.empty(sizes, dtype=dtype), path)
+        except RuntimeError as error:  # of a full disk torch says "unexpected pos 704 vs 598"
+            code = errno.EIO if shutil.disk_usage(folder).free else errno.ENOSPC
+            raise OSError(code, f"{os.strerror(code)} for a temporary file ({error})", folder) from error
         with open(path, "rb") as archive, zipfile.ZipFile(archive) as directory:
             record = next(item for item in directory.infolist() if item.filename.endswith("/data/0"))
             start, first_entry = data_offset(archive, record), directory.start_dir
@@ -112,8 +119,13 @@ class StoredChunk:
 
 def empty_object() -> bytes:
     """The archive of an empty `_extra_state`, in the list that Megatron-Core puts around each object."""
+    return _archive([None])
+
+
+def _archive(value: object) -> bytes:
+    """What `torch.save` would write; written by Python, whose error names the file and its cause (a full disk)."""
     archive = io.BytesIO()
-    torch.save([None], archive)
+    torch.save(value, archive)
     return archive.getvalue()
 
 
@@ -146,6 +158,6 @@ def write_index(
         places[MetadataIndex(key)] = _StorageInfo(*place)
     metadata = Metadata(tensors, storage_data=places, storage_meta=StorageMeta(save_id=str(uuid.uuid4())))
     metadata.version = CURRENT_DCP_VERSION
-    torch.save({}, folder / "common.pt")
+    (folder / "common.pt").write_bytes(_archive({}))
     (folder / METADATA).write_bytes(pickle.dumps(metadata))
     (folder / "metadata.json").write_text(json.dumps(BACKEND), encoding="utf-8")

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 from megatron_eureka.weights import (
     companions,
@@ -19,6 +20,7 @@ from megatron_eureka.weights import (
     hf_to_megatron,
     megatron_to_hf,
     new_folder,
+    save_hf,
     streaming,
     to_megatron,
     verify,
@@ -169,15 +171,32 @@ def test_a_disk_that_fills_at_any_write_leaves_nothing(hf, megatron, tmp_path, m
     monkeypatch.setattr(files.os, "pwrite", full)
     beside = set(tmp_path.iterdir())
     for left[0] in (1, 2, 40):
-        with pytest.raises(RuntimeError, match="was not written: .Errno 28. No space left on device"):
+        with pytest.raises(RuntimeError, match="was not written: the disk is full .*No space left on device"):
             convert(source, tmp_path / "out", workers=1)
         assert set(tmp_path.iterdir()) == beside
     monkeypatch.setattr(companions.shutil, "copyfile", lambda *_: full_disk())
-    with pytest.raises(RuntimeError, match="was not written: .Errno 28. No space left on device"):
+    with pytest.raises(RuntimeError, match="was not written: the disk is full .*No space left on device"):
         convert(source, tmp_path / "out")
     assert set(tmp_path.iterdir()) == beside
     monkeypatch.undo()
+    if direction == "there":  # torch's own writer would say "unexpected pos 704 vs 598"
+        write_bytes = Path.write_bytes
+        for name in ("common.pt", ".metadata"):
+            whole = lambda file, data, name=name: full_disk() if file.name == name else write_bytes(file, data)
+            monkeypatch.setattr(Path, "write_bytes", whole)
+            with pytest.raises(RuntimeError, match="was not written: the disk is full"):
+                convert(source, tmp_path / "out")
+            assert set(tmp_path.iterdir()) == beside
+        monkeypatch.undo()
     convert(source, tmp_path / "out")
+
+
+def test_an_export_to_a_full_disk_says_so_and_leaves_nothing(hf, tmp_path, monkeypatch):
+    beside = set(tmp_path.iterdir())
+    monkeypatch.setattr(files.os, "pwrite", lambda *_: full_disk())
+    with pytest.raises(RuntimeError, match="out was not written: the disk is full .*Free some space"):
+        save_hf(tmp_path / "out", load_file(hf / "model.safetensors").items(), hf)
+    assert set(tmp_path.iterdir()) == beside
 
 
 def full_disk():
