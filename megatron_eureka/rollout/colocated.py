@@ -22,7 +22,7 @@ from megatron_eureka.rollout.handover import SourceError, guarded, parts
 from megatron_eureka.rollout.isolation import set_environment, torch_state_kept
 from megatron_eureka.rollout.options import EngineOptions
 from megatron_eureka.rollout.protocol import GenerateRequest, Refusal, SamplingOptions, WeightSource
-from megatron_eureka.rollout.suppress import stop_token_ids, suppressed_token_ids
+from megatron_eureka.rollout.suppress import end_texts, stop_token_ids, suppressed_token_ids, without_end
 from megatron_eureka.types import Sample
 from megatron_eureka.weights import hf_tensors
 
@@ -54,7 +54,10 @@ class ColocatedEngine:
         self._usable, self._update_complete = options.from_folder, False
         self._asleep: set[str] = set()  # of "weights" and "kv_cache"; CUDA only
         self._info = ModelInfo.from_folder(options.model)
-        self.suppressed = _suppressed(options, self._info)
+        tokenizer = get_tokenizer(find_model_folder(options.model).hf)
+        stop_ids = stop_token_ids(find_model_folder(options.model).hf, tokenizer)
+        self.suppressed = suppressed_token_ids(self._info.vocab_size, tokenizer, stop_ids)
+        self._end_texts = end_texts(tokenizer, stop_ids)
         if self._on_cpu:
             options.check_kv_cache(self._info)
         register()
@@ -206,6 +209,7 @@ class ColocatedEngine:
             max_tokens=sampling.max_tokens,
             stop=list(sampling.stop),
             include_stop_str_in_output=True,
+            skip_special_tokens=False,  # the tags of thinking may be some; of others only end tokens can come
             logprobs=0,  # of the drawn token alone
         )
 
@@ -229,7 +233,8 @@ class ColocatedEngine:
             )
         token_ids = tuple(output.token_ids)
         logprobs = tuple(entry[token].logprob for token, entry in zip(token_ids, output.logprobs, strict=True))
-        return Sample(token_ids, logprobs, output.finish_reason, self.policy_version, output.text)
+        text = without_end(output.text, self._end_texts.get(token_ids[-1], "")) if token_ids else output.text
+        return Sample(token_ids, logprobs, output.finish_reason, self.policy_version, text)
 
     @contextmanager
     def _vllm(self, what: str) -> Iterator[None]:
@@ -256,12 +261,6 @@ def _world_size(tp: int) -> int:
     os.environ.setdefault("WORLD_SIZE", str(world))
     os.environ.setdefault("LOCAL_RANK", str(dist.get_rank() % max(1, torch.cuda.device_count() or world)))
     return world
-
-
-def _suppressed(options: EngineOptions, info: ModelInfo) -> tuple[int, ...]:
-    folder = find_model_folder(options.model).hf
-    tokenizer = get_tokenizer(folder)
-    return suppressed_token_ids(info.vocab_size, tokenizer, stop_token_ids(folder, tokenizer))
 
 
 def _llm_arguments(options: EngineOptions, on_cpu: bool, suppressed: Sequence[int]) -> dict:

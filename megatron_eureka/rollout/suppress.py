@@ -1,10 +1,12 @@
-"""Which tokens a response may not hold, the same in the engine and in the trainer."""
+"""Which tokens a response may not hold, the same in the engine and in the trainer; and what its text leaves out."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 from typing import Protocol
+
+from megatron_eureka.rewards.format import TAGS
 
 
 class Tokenizer(Protocol):
@@ -24,8 +26,22 @@ def stop_token_ids(folder: str | Path, tokenizer: Tokenizer) -> tuple[int, ...]:
     return tuple(sorted({number for number in [*ids, tokenizer.eos_token_id] if number is not None}))
 
 
+def end_texts(tokenizer: Tokenizer, stop_ids: tuple[int, ...]) -> dict[int, str]:
+    """How the end tokens read that are special tokens; a response's text is without the one that ended it."""
+    tokens = {number: tokenizer.added_tokens_decoder.get(number) for number in stop_ids}
+    return {number: token.content for number, token in tokens.items() if token is not None and token.special}
+
+
+def without_end(text: str, end: str) -> str:
+    """A text that ends in its end token's, without it; of that only a beginning may be there, after a stop string."""
+    size = next((size for size in range(len(end), 0, -1) if text.endswith(end[:size])), 0)
+    return text[: len(text) - size]
+
+
 def suppressed_token_ids(vocab_size: int, tokenizer: Tokenizer, stop_ids: tuple[int, ...]) -> tuple[int, ...]:
-    """Ids that are never sampled: special tokens other than the end tokens, and the padding of the vocabulary.
+    """Ids that are never sampled: special tokens that no response needs, and the padding of the vocabulary.
+
+    A response needs the end tokens, and the tags of thinking and answering where they are tokens of their own.
 
     A response with `<|image_pad|>` in it has a visual token without an image, which neither side can forward; an id
     past the tokenizer's has no text. The engine gives these ids a logit of -inf before it normalises, so its log-probs
@@ -37,6 +53,7 @@ def suppressed_token_ids(vocab_size: int, tokenizer: Tokenizer, stop_ids: tuple[
         tokenizer: the model's.
         stop_ids: see `stop_token_ids`; these stay allowed.
     """
-    special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    added = tokenizer.added_tokens_decoder.items()
+    special = {number for number, token in added if token.special and token.content not in TAGS}
     padding = set(range(vocab_size)) - set(tokenizer.get_vocab().values())
     return tuple(sorted((special | padding) - set(stop_ids)))

@@ -6,9 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.distributed as dist
+from transformers import AddedToken, AutoTokenizer
 
 from examples.digits.model import make_model
 from megatron_eureka.bridge.source import ShardedSource
+from megatron_eureka.rewards.format import TAGS
 from megatron_eureka.rollout import GenerateRequest, Refusal, SamplingOptions
 from tests.bridge.trainers import shards
 from tests.ranks import run_ranks
@@ -57,6 +59,35 @@ def engine_body(rank, world, folder, requests, reference):
     check_suppression(engine, requests[0], reference)
     check_failures(engine, requests[0])
     return result
+
+
+@pytest.mark.slow
+def test_tags_that_are_special_tokens_are_drawn_and_stay_in_the_text(tmp_path):
+    folder = make_model(tmp_path / "model", std=0.05)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens([AddedToken(tag, special=True) for tag in TAGS], special_tokens=True)
+    tokenizer.save_pretrained(folder)
+    request = GenerateRequest(make_prompt(folder), (), tuple(range(96)))
+    ((samples, stopped),) = run_ranks(1, tags_body, folder, request, timeout=200)
+    tags = tokenizer.convert_tokens_to_ids(list(TAGS))
+    drawn = sum(sample.token_ids.count(tag) for sample in samples for tag in tags)
+    assert drawn > 10  # of some 9,000 tokens, each of the four one in some 350
+    for sample in samples:
+        body = sample.token_ids[:-1] if sample.token_ids[-1] == END else sample.token_ids
+        whole = tokenizer.decode(body, skip_special_tokens=False)
+        assert whole.startswith(sample.text)
+        assert not whole.removeprefix(sample.text).strip("\ufffd")  # vLLM leaves out a character that was cut off
+    ends = [sample.finish_reason == "stop" and sample.text.endswith("</answer>") for sample in stopped]
+    assert any(ends) and all("</answer>" not in sample.text[:-1] for sample in stopped)
+
+
+def tags_body(rank, world, folder, request):
+    from megatron_eureka.rollout.colocated import ColocatedEngine, EngineOptions
+
+    engine = ColocatedEngine(EngineOptions(str(folder), max_model_tokens=400))
+    (samples,) = engine.generate([request], SamplingOptions(max_tokens=2 * TOKENS))
+    (stopped,) = engine.generate([request], SamplingOptions(max_tokens=2 * TOKENS, stop=("</answer>",)))
+    return samples, stopped
 
 
 def check_samples_and_refusals(engine, requests, result):

@@ -6,14 +6,16 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from transformers import AutoTokenizer
+from transformers import AddedToken, AutoTokenizer
 
 from examples.digits.model import make_model
 from megatron_eureka.config.schema import Config
+from megatron_eureka.rewards.format import TAGS
 from megatron_eureka.rollout import SamplingOptions, sampling_seed, stop_token_ids, suppressed_token_ids
 from megatron_eureka.rollout.isolation import torch_state_kept
 from megatron_eureka.rollout.manifest import Manifest
 from megatron_eureka.rollout.options import EngineOptions
+from megatron_eureka.rollout.suppress import end_texts, without_end
 
 
 def test_seeds_are_stable_and_differ_in_every_argument():
@@ -40,6 +42,28 @@ def test_suppressed_are_special_tokens_and_padding_but_no_end_token(tmp_path):
     assert tokenizer.convert_tokens_to_ids("<|image_pad|>") in suppressed
     assert end not in suppressed and set(range(354, 384)) <= set(suppressed)
     assert not any(tokenizer.convert_tokens_to_ids(letter) in suppressed for letter in "abc012")
+
+
+def test_tags_that_are_special_tokens_may_be_drawn(tmp_path):
+    folder = make_model(tmp_path / "m")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    others = ("<pad>", "<image>")
+    tokenizer.add_tokens([AddedToken(tag, special=True) for tag in (*TAGS, *others)], special_tokens=True)
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    suppressed = suppressed_token_ids(384, tokenizer, (end,))
+    assert len(suppressed) == 13 + len(others) + (384 - 354 - len(TAGS) - len(others))
+    assert not {tokenizer.convert_tokens_to_ids(tag) for tag in TAGS} & set(suppressed)
+    assert {tokenizer.convert_tokens_to_ids(other) for other in others} <= set(suppressed)
+
+
+def test_texts_are_without_the_special_token_that_ended_them(tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(make_model(tmp_path / "m"))
+    end, letter = tokenizer.convert_tokens_to_ids("<|im_end|>"), tokenizer.convert_tokens_to_ids("a")
+    assert end_texts(tokenizer, (end, letter)) == {end: "<|im_end|>"}
+    assert without_end("an answer<|im_end|>", "<|im_end|>") == "an answer"
+    assert without_end("<|im_end|><|im_end|>", "<|im_end|>") == "<|im_end|>"
+    assert without_end("an answer<|im_end", "<|im_end|>") == "an answer"  # the stop string "end"
+    assert without_end("an answer", "<|im_end|>") == without_end("an answer", "") == "an answer"
 
 
 def test_state_of_torch_is_kept():
