@@ -9,7 +9,9 @@ from typing import Annotated
 
 import typer
 
+from megatron_eureka.config.companion_files import companion_problems
 from megatron_eureka.config.load import load_config
+from megatron_eureka.config.model_folder import find_model_folder
 from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.config.schema import Config
 from megatron_eureka.evaluate import session as evaluation
@@ -125,7 +127,7 @@ def _evaluate(
 ) -> None:
     """Start ranks for each model that has something left to answer, then score what was said."""
     for role, path in models.items():
-        _check_lengths(config, path, role)
+        _check_model(config, path, role)
     if config.launch.nodes > 1:
         raise ValueError(
             f"launch.nodes is {config.launch.nodes}: this command starts ranks on one machine only. Start them with "
@@ -186,11 +188,14 @@ def _models(config: Config, model: Path | None, compare: Path | None) -> dict[st
     return models
 
 
-def _check_lengths(config: Config, model: Path, role: str) -> None:
+def _check_model(config: Config, model: Path, role: str) -> None:
     try:
         info = ModelInfo.from_folder(model)
     except ValueError as error:
         raise ValueError(f"--{role}: {error}") from error
+    problems = companion_problems(find_model_folder(model).hf)
+    if problems:
+        raise ValueError("\n".join(f"--{role}: {problem}" for problem in problems))
     prompt, response = config.data.max_prompt_tokens, config.rollout.max_response_tokens
     if prompt + response > info.max_positions:
         raise ValueError(

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from megatron_eureka.config.model_folder import find_model_folder
 from megatron_eureka.config.model_info import ModelInfo
-from megatron_eureka.weights import check_hf_keys, hf_to_megatron, megatron_to_hf, save_hf
+from megatron_eureka.weights import check_hf_keys, companions, hf_to_megatron, megatron_to_hf, save_hf
 from tests.weights.refusals import refused, rewrite
 
 
@@ -121,3 +121,16 @@ def test_a_stray_adapter_config_does_not_come_along(hf, tmp_path):
     (tmp_path / "megatron" / "hf" / "adapter_config.json").write_text("{}")  # of a checkpoint from before
     megatron_to_hf(tmp_path / "megatron", tmp_path / "back")
     assert not (tmp_path / "back" / "adapter_config.json").exists()
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "preprocessor_config.json"])
+def test_small_files_that_are_missing_are_named_in_both_directions(hf, tmp_path, name, monkeypatch):
+    said = []
+    monkeypatch.setattr(companions.logger, "warning", lambda text, *values: said.append(text % values))
+    hf_to_megatron(hf, tmp_path / "whole", dry_run=True)
+    assert said == []
+    (hf / name).unlink()
+    hf_to_megatron(hf, tmp_path / "megatron")
+    megatron_to_hf(tmp_path / "megatron", tmp_path / "back")
+    for folder, text in zip((hf, tmp_path / "megatron" / "hf"), said, strict=True):
+        assert "no run can start from the result" in text and f"{folder} lacks {name}" in text
