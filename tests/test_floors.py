@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "megatron_eureka"
 
 FLOORS = [
-    {"config", "types", "log", "cpu_wheels"},
+    {"config", "types", "log", "files", "cpu_wheels"},
     {"parallel", "weights"},
     {"model", "rl", "rewards", "data", "bridge"},
     {"rollout"},

@@ -7,7 +7,8 @@ import sys
 import typer
 
 from megatron_eureka.cli import data, evaluate, train
-from megatron_eureka.launch.elastic import BAD_INPUT
+from megatron_eureka.files import DiskFull
+from megatron_eureka.launch.elastic import BAD_INPUT, FAILED
 
 app = typer.Typer(
     add_completion=False,
@@ -23,9 +24,12 @@ app.add_typer(data.app, name="data")
 
 
 def main() -> None:
-    """Entry point; bad input is one line on standard error and exit code 2."""
+    """Entry point; bad input is one line on standard error and exit code 2, a full disk one and exit code 1."""
     try:
         app()
     except ValueError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(BAD_INPUT)
+    except DiskFull as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(FAILED)

@@ -24,6 +24,7 @@ from megatron_eureka.data.layouts import (
 from megatron_eureka.data.messages import image_sources, parse_prompt, turn_texts
 from megatron_eureka.data.records import BadRow
 from megatron_eureka.data.rows import numbered_rows, picture_bytes, refuse_folder, save_picture
+from megatron_eureka.files import new_file
 from megatron_eureka.log import logger, progress
 
 MAX_NAMED = 20  # rows left out that are named one by one
@@ -45,20 +46,14 @@ def convert(inputs: list[Path], options: Conversion) -> Counter[str]:
 
     Raises:
         ValueError: an input cannot be read, or no row is left.
-        OSError: the output cannot be written.
+        DiskFull, OSError: the output cannot be written.
     """
     if options.out.is_dir():
         raise ValueError(f"{options.out} is a folder. Give the JSONL file to write, such as {options.out}/train.jsonl.")
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = options.out.with_name(options.out.name + ".tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            counts = _write(inputs, options, file)
+    with new_file(options.out) as file:
+        counts = _write(inputs, options, file)
         if not counts["written"]:
             raise ValueError(f"No row of {len(inputs)} files could be used: {dict(counts) or 'they are empty'}.")
-        os.replace(temporary, options.out)
-    finally:
-        temporary.unlink(missing_ok=True)
     return counts
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import os
 import tempfile
 from collections import OrderedDict
 from pathlib import Path
@@ -16,6 +15,7 @@ from qwen_vl_utils import fetch_image
 from qwen_vl_utils.vision_process import smart_resize
 
 from megatron_eureka.data.decoding import decode, on_white, read_size
+from megatron_eureka.files import write_atomically
 from megatron_eureka.types import ImageKey
 
 if TYPE_CHECKING:
@@ -179,9 +179,7 @@ class ImageStore:
             self._cached_bytes -= _num_bytes(evicted)
             target = self._spill / oldest
             if not target.exists():
-                partial = target.with_suffix(f".{os.getpid()}")  # ranks may share the folder
-                partial.write_bytes(evicted.tobytes())
-                partial.replace(target)
+                write_atomically(target, evicted.tobytes(), sync=False)  # nodes may share the folder
 
 
 def resolve(source: str, root: str | Path = "") -> str:

@@ -16,6 +16,7 @@ import pyarrow.parquet
 
 from megatron_eureka.data.decoding import decode
 from megatron_eureka.data.records import BadRow
+from megatron_eureka.files import write_atomically
 
 SUFFIXES = (".parquet", ".json", ".jsonl")
 
@@ -151,7 +152,5 @@ def save_picture(data: bytes, folder: Path) -> str:
     name = f"{hashlib.sha256(data).hexdigest()[:24]}.{kind}"
     target = folder / name
     if not target.exists():
-        temporary = target.with_name(f"{name}.tmp")
-        temporary.write_bytes(data)
-        os.replace(temporary, target)
+        write_atomically(target, data, sync=False)
     return name

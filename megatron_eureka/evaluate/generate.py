@@ -18,7 +18,8 @@ from megatron_eureka.data.processor import load_processor
 from megatron_eureka.data.prompts import load_prompts
 from megatron_eureka.evaluate.benchmarks import Benchmark, load_benchmark
 from megatron_eureka.evaluate.plan import Source, sampling, settings, sources, turns
-from megatron_eureka.evaluate.responses import Response, ResponseFile, write_atomically
+from megatron_eureka.evaluate.responses import Response, ResponseFile
+from megatron_eureka.files import write_atomically
 from megatron_eureka.log import logger
 from megatron_eureka.parallel import groups
 from megatron_eureka.parallel.layout import Layout
@@ -98,7 +99,7 @@ def write_turns(benchmark: Benchmark, config: Config, file: Path) -> None:
         {"id": str(place), "message": turns(item, config), "answer": ", ".join(item.gold)}
         for place, item in enumerate(benchmark.items)
     ]
-    write_atomically(file, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    write_atomically(file, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), errors="replace")
 
 
 def read_questions(

@@ -10,6 +10,7 @@ from pathlib import Path
 from megatron_eureka.config.schema import Config
 from megatron_eureka.data.images import ImageStore
 from megatron_eureka.evaluate.intervals import wilson
+from megatron_eureka.files import write_atomically
 from megatron_eureka.rollout.collect import Scores, sample_groups
 from megatron_eureka.rollout.protocol import Engine, Refusal, SamplingOptions
 from megatron_eureka.types import Prompt
@@ -48,8 +49,8 @@ class Evaluation:
 
     def write(self, path: Path) -> None:
         """One JSON line an item."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(json.dumps(vars(item), ensure_ascii=False) + "\n" for item in self.items), "utf-8")
+        lines = "".join(json.dumps(vars(item), ensure_ascii=False) + "\n" for item in self.items)
+        write_atomically(path, lines, errors="replace")
 
     @classmethod
     def read(cls, path: Path) -> Evaluation:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, TextIO
 import httpx
 
 from megatron_eureka.evaluate.results import ItemResult, question_text
+from megatron_eureka.files import naming_full_disk
 from megatron_eureka.log import logger, progress
 
 if TYPE_CHECKING:
@@ -132,8 +133,9 @@ class Judge:
             return
         self.counters["asked"] += 1
         self._known[self._key(prompt)] = verdict
-        cache.write(json.dumps({"key": self._key(prompt), "verdict": verdict}) + "\n")
-        cache.flush()
+        with naming_full_disk(self._cache):
+            cache.write(json.dumps({"key": self._key(prompt), "verdict": verdict}) + "\n")
+            cache.flush()
 
     def _fail(self, error: JudgeError) -> None:
         self.counters["failed"] += 1

@@ -12,6 +12,7 @@ from typing import Any
 
 from megatron_eureka.evaluate.benchmarks.files import read_rows
 from megatron_eureka.evaluate.item import Malformed
+from megatron_eureka.files import naming_full_disk, write_atomically
 
 TEXT_NAMES = ("responses", "response", "model_answer", "prediction", "output")
 MAX_NAMED = 20  # columns, in a message
@@ -93,9 +94,10 @@ class ResponseFile:
         """Write a chunk; it is on the disk when this returns."""
         assert self._file is not None, "open comes first"
         lines = "".join(json.dumps(asdict(response), ensure_ascii=False) + "\n" for response in responses)
-        self._file.write(lines.encode("utf-8", "replace"))
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with naming_full_disk(self.path):
+            self._file.write(lines.encode("utf-8", "replace"))
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Give the file up."""
@@ -166,14 +168,3 @@ def _from_row(values: Any, key: str) -> Response:
     if not name or not all(isinstance(entry, str) for entry in texts):
         raise Malformed("row", "no id or no text")
     return Response(name, tuple(texts))
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file that is either the old one or the whole new one, whenever the process dies."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.tmp")
-    with open(temporary, "w", encoding="utf-8", errors="replace") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

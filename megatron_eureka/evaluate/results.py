@@ -9,8 +9,9 @@ from pathlib import Path
 
 from megatron_eureka.evaluate.benchmarks import Benchmark
 from megatron_eureka.evaluate.item import BenchmarkItem
-from megatron_eureka.evaluate.responses import Response, write_atomically
+from megatron_eureka.evaluate.responses import Response
 from megatron_eureka.evaluate.scoring import AnswerScorer
+from megatron_eureka.files import write_atomically
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,8 @@ def _judged(sample: SampleResult, verdict: bool | None) -> SampleResult:
 
 def write_results(path: Path, results: Sequence[ItemResult]) -> None:
     """One JSON line an item."""
-    write_atomically(path, "".join(json.dumps(result.record(), ensure_ascii=False) + "\n" for result in results))
+    lines = "".join(json.dumps(result.record(), ensure_ascii=False) + "\n" for result in results)
+    write_atomically(path, lines, errors="replace")
 
 
 def question_text(item: BenchmarkItem) -> str:

@@ -19,10 +19,11 @@ from megatron_eureka.evaluate.benchmarks import Benchmark, load_benchmark
 from megatron_eureka.evaluate.judge import Judge
 from megatron_eureka.evaluate.plan import pass_ks, sampling, settings, sources
 from megatron_eureka.evaluate.report import BASE, TUNED, markdown
-from megatron_eureka.evaluate.responses import Response, ResponseFile, read_responses, write_atomically
+from megatron_eureka.evaluate.responses import Response, ResponseFile, read_responses
 from megatron_eureka.evaluate.results import ItemResult, score_responses, with_verdicts, write_results
 from megatron_eureka.evaluate.scoring import AnswerScorer
 from megatron_eureka.evaluate.summary import compare, summarise
+from megatron_eureka.files import write_atomically
 from megatron_eureka.log import logger
 
 MODEL, COMPARE = "model", "compare"  # folders, and what --generate takes
@@ -157,8 +158,10 @@ def _summarise(
         **({"judge": {"model": options.judge_model, **judge.counters}} if judge else {}),
         "benchmarks": entries,
     }
-    write_atomically(session.out / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
-    write_atomically(session.out / "summary.md", markdown(summary))
+    write_atomically(
+        session.out / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n", errors="replace"
+    )
+    write_atomically(session.out / "summary.md", markdown(summary), errors="replace")
     return summary
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import os
 from io import BytesIO
 
 import numpy as np
@@ -114,6 +115,29 @@ def test_ranks_can_share_the_spill_folder(processor, tmp_path):
         store.image(a), store.image(b)
     assert stores[0].counters["decoded"] == 2 and stores[1].counters["disk_hits"] >= 1
     assert sorted(file.name for file in (tmp_path / "spill").iterdir()) == sorted([a.digest, b.digest])
+
+
+def test_nodes_that_spill_one_picture_at_once_do_not_take_each_others_file(processor, tmp_path, monkeypatch):
+    """Two stores of one process id, as containers of two nodes have: the second spills within the first one's write."""
+    (tmp_path / "a.png").write_bytes(png(picture(448, 448)))
+    first, second = (make_store(processor, spill_dir=tmp_path / "spill") for _ in range(2))
+    key = first.add("a.png", tmp_path)
+    assert second.add("a.png", tmp_path) == key
+    for store in (first, second):
+        store.image(key)
+        store._cache_bytes = 0  # whatever is kept from now on goes to disk
+    replace, waiting = os.replace, [second]
+
+    def interrupted(source, target):
+        if waiting:
+            store = waiting.pop()
+            store._keep(key.digest, store.image(key))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    first._keep(key.digest, first.image(key))
+    assert [file.name for file in (tmp_path / "spill").iterdir()] == [key.digest] and not waiting
+    assert (tmp_path / "spill" / key.digest).stat().st_size == 448 * 448 * 3
 
 
 def test_transparent_pictures_get_a_white_ground(processor, tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Mapping, Sequence
 from io import BytesIO
@@ -15,6 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from megatron_eureka.data.rows import BadRow, picture_bytes
 from megatron_eureka.evaluate.choices import LETTERS
 from megatron_eureka.evaluate.item import Malformed
+from megatron_eureka.files import write_atomically
 from megatron_eureka.rewards.notation import plain_forms
 
 MAX_PATH = 1024  # characters; what is longer is base64
@@ -61,9 +61,7 @@ class Pictures:
         self.folder.mkdir(parents=True, exist_ok=True)
         target = self.folder.resolve() / f"{digest}.{kind}"
         if not target.exists():
-            temporary = target.with_name(f"{target.name}.{os.getpid()}")
-            temporary.write_bytes(data)
-            os.replace(temporary, target)
+            write_atomically(target, data, sync=False)
         return str(target)
 
 
