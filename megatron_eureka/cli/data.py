@@ -25,8 +25,9 @@ MAX_SHOWN = 10  # problems of a kind; --json has all
 CONVERT_HELP = """Turn a public data set into training JSONL and picture files.
 
 Rows come from .parquet, .json and .jsonl files. They have a question, an answer, options and pictures in columns of the
-usual names (MMK12, Geometry3K, MathVista) or of those given here, where a dot leads into a mapping; or chat turns
-(MM-EUREKA, verl, LLaVA). Rows that cannot be used are counted and named.
+usual names (MMK12, Geometry3K, MathVista, R1-V) or of those given here, where a dot leads into a mapping; or chat turns
+(MM-EUREKA, verl, LLaVA, ms-swift, LLaMA-Factory), of which a last one of the assistant becomes a demonstration. Rows
+that cannot be used are counted and named.
 
 Examples:
 
@@ -60,6 +61,7 @@ def convert(
     answer: Annotated[str, typer.Option(help="Name of the answer's column.")] = "",
     image: Annotated[str, typer.Option(help="Name of the pictures' column.")] = "",
     options: Annotated[str, typer.Option(help="Name of the column of a multiple-choice question's options.")] = "",
+    response: Annotated[str, typer.Option(help="Name of the demonstration's column, for SFT.")] = "",
     system: Annotated[
         str | None, typer.Option(help="System turn of every prompt; default: one that asks for the tags; empty: none.")
     ] = None,
@@ -74,7 +76,7 @@ def convert(
     folder = images or out.parent / "images"
     turn = ANSWER_PROMPT if system is None else system
     try:
-        columns = Columns(id, question, answer, image, options)
+        columns = Columns(id, question, answer, image, options, response)
         counts = convert_files(files, Conversion(out, folder, columns, turn, limit))
     except OSError as error:
         raise ValueError(f"{error.filename or out}: {error.strerror or error}") from error

@@ -12,22 +12,17 @@ from typing import Any
 
 from megatron_eureka.config.schema import ANSWER_PROMPT
 from megatron_eureka.data.images import resolve
-from megatron_eureka.data.layouts import (
-    Columns,
-    Question,
-    as_parts,
-    has_own_pictures,
-    label_of,
-    place_pictures,
-    read_question,
-)
+from megatron_eureka.data.layouts import Columns, Question, demonstration_of, label_of, read_question
 from megatron_eureka.data.messages import image_sources, parse_prompt, turn_texts
-from megatron_eureka.data.records import BadRow
-from megatron_eureka.data.rows import numbered_rows, picture_bytes, refuse_folder, save_picture
+from megatron_eureka.data.placing import as_parts, has_own_pictures, place_pictures
+from megatron_eureka.data.records import check_encodes
+from megatron_eureka.data.refusal import BadRow
+from megatron_eureka.data.rows import numbered_rows, picture_bytes, picture_name, refuse_folder, save_picture
 from megatron_eureka.files import new_file
 from megatron_eureka.log import logger, progress
 
 MAX_NAMED = 20  # rows left out that are named one by one
+TAG = "<answer>"
 
 
 @dataclass(frozen=True)
@@ -59,6 +54,7 @@ def convert(inputs: list[Path], options: Conversion) -> Counter[str]:
 
 def _write(inputs: list[Path], options: Conversion, file: Any) -> Counter[str]:
     counts: Counter[str] = Counter()
+    untagged = 0
     for path, number, row in progress(_all_rows(inputs), "converting"):
         place = f"{path.name}:{number}"
         try:
@@ -70,9 +66,23 @@ def _write(inputs: list[Path], options: Conversion, file: Any) -> Counter[str]:
             continue
         file.write(json.dumps(record, ensure_ascii=False) + "\n")
         counts["written"] += 1
+        untagged += _contradicts(record, options.system)
         if counts["written"] == options.limit:
             break
+    if untagged:
+        logger.warning(
+            "%d responses have no %s, which their system turn asks for: where SFT is to learn them as they are, give "
+            "--system ''",
+            *(untagged, TAG),
+        )
     return counts
+
+
+def _contradicts(record: dict, system: str) -> bool:
+    """Whether a demonstration does not do what the system turn that it was given asks for."""
+    if not system or TAG not in system or TAG in record.get("response", TAG):
+        return False
+    return json.loads(record["message"])[0] == {"role": "system", "content": system}
 
 
 def _all_rows(inputs: list[Path]) -> Iterator[tuple[Path, int, Any]]:
@@ -96,38 +106,28 @@ def convert_row(row: Any, options: Conversion, root: Path, default_id: str) -> d
         BadRow: a part of it is missing or of no use.
     """
     question = read_question(row, options.columns)
-    answer = label_of(question)
+    response = demonstration_of(question)
+    answer = label_of(question, response)
     message = _turns(question, options, root)
     record_id = options.columns.get(row, "id")
     record = {
         "id": default_id if record_id is None or record_id == "" else str(record_id),
         "message": json.dumps(message, ensure_ascii=False),
-        "answer": answer,
+        **({} if answer is None else {"answer": answer}),
+        **({} if response is None else {"response": response}),
     }
     check_encodes("".join(record.values()))
     return record
-
-
-def check_encodes(text: str) -> None:
-    """Refuse halves of surrogate pairs, which JSON may hold and neither UTF-8 nor a tokenizer takes.
-
-    Raises:
-        BadRow: there is one.
-    """
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise BadRow("text", f"half a surrogate pair at character {error.start}: {text[error.start]!a}") from error
 
 
 def _turns(question: Question, options: Conversion, root: Path) -> list[dict]:
     """The question's turns; the pictures are files in the output's folder."""
     if not image_sources(question.turns) and not "".join(turn_texts(question.turns[-1])).strip():
         raise BadRow("question", "the question is empty")
-    if has_own_pictures(question):
+    if has_own_pictures(question.turns, len(question.pictures)):
         turns = [_with_saved_pictures(turn, options, root) for turn in question.turns]
     else:
-        sources = [_save(picture_bytes(value, root), options) for value in question.pictures]
+        sources = [_save(value, root, options) for value in question.pictures]
         turns = place_pictures(question.turns, sources)
     if options.system and not question.complete:
         turns = [{"role": "system", "content": options.system}, *turns]
@@ -146,12 +146,12 @@ def _with_saved_pictures(turn: dict, options: Conversion, root: Path) -> dict:
                 source = resolve(part["image"], root)
             except ValueError as error:
                 raise BadRow("picture", str(error)) from error
-            part = part | {"image": _save(picture_bytes(source, root), options)}
+            part = part | {"image": _save(source, root, options)}
         parts.append(part)
     return turn if isinstance(turn["content"], str) else turn | {"content": parts}
 
 
-def _save(data: bytes, options: Conversion) -> str:
+def _save(value: Any, root: Path, options: Conversion) -> str:
     """Write a picture; its path as the output's lines name it."""
-    options.images.mkdir(parents=True, exist_ok=True)
-    return os.path.relpath(options.images / save_picture(data, options.images), options.out.parent)
+    stored = save_picture(picture_bytes(value, root), options.images, picture_name(value))
+    return os.path.relpath(options.images / stored, options.out.parent)

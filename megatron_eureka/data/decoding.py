@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from io import BytesIO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 
-def read_size(data: bytes) -> tuple[int, int]:
-    """Width and height from the header, without decoding; of a PNG the chunks' checksums are checked too.
+@dataclass(frozen=True)
+class Header:
+    """What a picture says of itself."""
+
+    kind: str  # "png", "jpeg", ...: how its file's name may end
+    width: int
+    height: int
+
+
+def read_header(data: bytes) -> Header:
+    """Format and size, without decoding; of a PNG the chunks' checksums are checked too.
 
     Raises:
         ValueError: it is no readable picture.
     """
     try:
         with Image.open(BytesIO(data)) as header:
-            size = header.size
+            found = Header(picture_kind(header), *header.size)
             if header.format == "PNG":
                 header.verify()
     except Exception as error:  # as in decode
-        raise ValueError(f"not a readable picture: {error}") from error
-    return size
+        raise ValueError(_unreadable(error)) from error
+    return found
 
 
 def decode(data: bytes) -> Image.Image:
@@ -36,8 +46,19 @@ def decode(data: bytes) -> Image.Image:
     # Each of PIL's formats raises its own: OSError, SyntaxError, a bomb's error, RuntimeError (AVIF),
     # NotImplementedError (DDS), struct.error. Nothing but PIL runs here, so all of them are about the bytes.
     except Exception as error:
-        raise ValueError(f"not a readable picture: {error}") from error
+        raise ValueError(_unreadable(error)) from error
     return picture
+
+
+def picture_kind(picture: Image.Image) -> str:
+    """As `Header.kind`, of a decoded picture."""
+    return (picture.format or "png").lower()
+
+
+def _unreadable(error: Exception) -> str:
+    """PIL names the object that holds the bytes, and its address, where it would name a file."""
+    reason = "no format that Pillow knows" if isinstance(error, UnidentifiedImageError) else error
+    return f"not a readable picture: {reason}"
 
 
 def on_white(picture: Image.Image) -> Image.Image:

@@ -14,7 +14,8 @@ from PIL import Image
 from qwen_vl_utils import fetch_image
 from qwen_vl_utils.vision_process import smart_resize
 
-from megatron_eureka.data.decoding import decode, on_white, read_size
+from megatron_eureka.data.decoding import decode, on_white, read_header
+from megatron_eureka.data.picture_files import read_picture_file
 from megatron_eureka.files import write_atomically
 from megatron_eureka.types import ImageKey
 
@@ -93,10 +94,10 @@ class ImageStore:
         data = read_bytes(source)
         digest = self._digest(data)
         try:
-            width, height = read_size(data)
+            header = read_header(data)
         except ValueError as error:
             raise ValueError(f"{_short(source)} is {error}") from error
-        height, width = self._resized_size(height, width, source)
+        height, width = self._resized_size(header.height, header.width, source)
         grid = (1, height // self.patch_size, width // self.patch_size)
         key = ImageKey(digest, grid, grid[1] * grid[2] // self.merge_size**2)
         self._sources.setdefault(digest, source)
@@ -197,12 +198,13 @@ def resolve(source: str, root: str | Path = "") -> str:
 
 
 def read_bytes(source: str) -> bytes:
-    """The encoded picture behind a resolved source."""
+    """The encoded picture behind a resolved source.
+
+    Raises:
+        ValueError: there is none; names the source.
+    """
     if not source.startswith("data:"):
-        try:
-            return Path(source).read_bytes()
-        except OSError as error:
-            raise ValueError(f"{source}: {error.strerror or error}. Check the path and data.image_root.") from error
+        return read_picture_file(source)
     head, _, payload = source.partition(",")
     if not head.startswith("data:image/") or not head.endswith(";base64"):
         raise ValueError(f"{_short(source)}: expected data:image/...;base64,... .")

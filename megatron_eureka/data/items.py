@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -11,24 +10,19 @@ from typing import Any
 
 from qwen_vl_utils.vision_process import MAX_RATIO
 
-from megatron_eureka.data.convert import check_encodes
 from megatron_eureka.data.fingerprint import Picture, fingerprint, normalise_text
 from megatron_eureka.data.images import read_bytes, resolve
 from megatron_eureka.data.layouts import Columns, read_question
 from megatron_eureka.data.messages import (
-    IMAGE_TOKEN,
     PLACEHOLDER,
-    has_image_token,
     image_sources,
     named_pictures,
-    parse_prompt,
     turn_texts,
 )
-from megatron_eureka.data.records import BadRow, answer_of, parse_record, response_of
-from megatron_eureka.data.rows import numbered_rows, picture_bytes, refuse_folder
+from megatron_eureka.data.records import Record, check_is_jsonl, parse_record, read_record
+from megatron_eureka.data.refusal import BadRow
+from megatron_eureka.data.rows import MAX_PATH, numbered_rows, picture_bytes, picture_name, refuse_folder
 from megatron_eureka.log import progress
-
-MAX_PATH = 1024  # characters; what is longer is base64
 
 
 @dataclass(frozen=True)
@@ -89,7 +83,8 @@ def read_training_items(paths: Iterable[Path], image_root: Path | None) -> Itera
     cache = Cache()
     paths = list(paths)
     for path in paths:
-        _check_is_jsonl(path)
+        _check_exists(path)
+        check_is_jsonl(path)
     for place, path, line in progress(_lines(paths), "checking"):
         try:
             if not line:
@@ -140,24 +135,8 @@ def _check_exists(path: Path) -> None:
         raise ValueError(f"{path}: no such file.")
 
 
-def _check_is_jsonl(path: Path) -> None:
-    _check_exists(path)
-    with path.open("rb") as file:
-        start = file.read(64).lstrip()
-    kind = "parquet" if start.startswith(b"PAR1") else ""
-    if path.suffix == ".json" and start.startswith(b"["):
-        kind = "a JSON list"
-    if kind:
-        raise ValueError(f"{path} is {kind}, and training reads JSONL. Run `megatron-eureka data convert` on it first.")
-
-
 def _training_item(line: bytes, place: str, root: Path, cache: Cache) -> Item:
-    record = parse_record(line, place)
-    answer = answer_of(record)
-    response_of(record)
-    item = _item_of_turns(record, answer, place, root, cache)
-    if has_image_token(item.messages):
-        raise BadRow("message", f"{IMAGE_TOKEN} in a text. Leave it out; give pictures as parts of a turn's content")
+    item = _item_of(read_record(parse_record(line, place)), place, root, cache)
     named, num = named_pictures(item.messages), len(item.pictures)
     if named and len(named) != num:
         raise BadRow("message", f"{', '.join(named)} in a text, which nothing replaces, for {num} pictures")
@@ -174,9 +153,9 @@ def _check_shape(source: str, picture: Picture) -> None:
         raise BadRow("picture", f"{size} is more than {MAX_RATIO} times as long as wide. Crop or pad it")
 
 
-def _item_of_turns(row: dict, answer: str | None, place: str, root: Path, cache: Cache) -> Item:
+def _item_of(record: Record, place: str, root: Path, cache: Cache) -> Item:
+    messages = record.messages
     try:
-        messages = parse_prompt(row["message"])
         sources = tuple(resolve(source, root) for source in image_sources(messages))
     except ValueError as error:
         raise BadRow("message", str(error)) from error
@@ -184,8 +163,7 @@ def _item_of_turns(row: dict, answer: str | None, place: str, root: Path, cache:
         pictures = tuple(cache.get(source) for source in sources)
     except ValueError as error:
         raise BadRow("picture", str(error)) from error
-    check_encodes(json.dumps(messages, ensure_ascii=False) + (answer or ""))
-    return Item(place, str(row.get("id", place)), _text(messages), answer, pictures, messages, sources)
+    return Item(place, record.id, _text(messages), record.answer, pictures, messages, sources)
 
 
 def _other_item(row: Any, place: str, folder: Path, cache: Cache) -> Item:
@@ -193,8 +171,7 @@ def _other_item(row: Any, place: str, folder: Path, cache: Cache) -> Item:
     try:
         pictures = [cache.get(resolve(source, folder)) for source in image_sources(question.turns)]
         if not pictures:
-            values = question.pictures
-            pictures = [fingerprint(picture_bytes(value, _root_of(value, folder))) for value in values]
+            pictures = [_fingerprint_of(value, folder) for value in question.pictures]
     except ValueError as error:
         raise BadRow("picture", str(error)) from error
     named = named_pictures(question.turns)
@@ -203,6 +180,14 @@ def _other_item(row: Any, place: str, folder: Path, cache: Cache) -> Item:
     record_id = str(Columns().get(row, "id") or place)
     bare = PLACEHOLDER.sub(" ", question.bare)
     return Item(place, record_id, _text(question.turns), None, tuple(pictures), bare=bare)
+
+
+def _fingerprint_of(value: Any, folder: Path) -> Picture:
+    data = picture_bytes(value, _root_of(value, folder))
+    try:
+        return fingerprint(data)
+    except ValueError as error:
+        raise ValueError(f"{picture_name(value)} is {error}") from error
 
 
 def _root_of(value: Any, folder: Path) -> Path:

@@ -1,26 +1,31 @@
-"""Rows of public sets in any layout -> chat turns, pictures and an answer."""
+"""Rows of public sets in any layout -> chat turns, pictures, an answer and a demonstration."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from megatron_eureka.data.messages import PLACEHOLDER, image_sources, named_pictures, parse_messages, show
-from megatron_eureka.data.records import BadRow, label_text
+from megatron_eureka.data.conversations import WITHOUT_SYSTEM, chat_column, read_turns, said_in
+from megatron_eureka.data.labels import bare_label, final_answer
+from megatron_eureka.data.messages import parse_messages, show
+from megatron_eureka.data.placing import as_parts
+from megatron_eureka.data.records import label_text, response_of
+from megatron_eureka.data.refusal import BadRow
 
 # Names that public sets give to a column, in the order they are looked for; a dot leads into a mapping.
 NAMES = {
     "id": ("id", "pid", "question_id"),
-    "question": ("question", "problem", "query"),
+    "question": ("question", "problem", "query", "instruction"),
     "options": ("choices", "options"),
     "answer": ("answer", "ground_truth", "final_answer", "reward_model.ground_truth"),
-    "image": ("decoded_image", "image", "images", "image_path"),  # where both are, `image` is a path of their own disk
+    # where `decoded_image` and `image` are, the latter is a path of their own disk
+    "image": ("decoded_image", "image", "images", "image_path", "image_urls"),
+    "response": ("response", "completion", "output"),
 }
+SOLUTION = "solution"  # where there is no answer: a text that has it in tags or a box, or is nothing else
 NUMBERED_IMAGES = tuple(f"image_{number}" for number in range(1, 10))  # where there is none of these
-CHAT = ("message", "prompt", "conversations")  # columns of chat turns
-SPEAKERS = {"system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 CHOICE_HINT = "Answer with the letter of the right option."
 _LETTER = re.compile(r"\(?([A-Za-z])\)?[.:]?")
@@ -35,6 +40,7 @@ class Columns:
     answer: str = ""
     image: str = ""
     options: str = ""
+    response: str = ""
 
     def get(self, row: dict, kind: str) -> Any:
         """The row's value of that kind, or None."""
@@ -53,6 +59,8 @@ class Question:
     options: tuple[str, ...] = ()
     bare: str = ""  # the question alone, where its turn says more: a context, options
     complete: bool = False  # whether the turns say all, so that no system turn is missing
+    said: Any = None  # what answers the last turn, as the row has it: a text, or a list of one turn
+    solution: Any = None  # as the row has it
 
 
 def read_question(row: Any, columns: Columns) -> Question:
@@ -65,18 +73,14 @@ def read_question(row: Any, columns: Columns) -> Question:
         raise row
     if not isinstance(row, dict):
         raise BadRow("row", f"expected a mapping, got {type(row).__name__}")
-    pictures, answer = picture_values(row, columns), columns.get(row, "answer")
-    chat = "" if columns.question else next((name for name in CHAT if _is_chat(row, name)), "")
-    if chat == "conversations":
-        turns, said = _speakers_turns(row[chat])
-        has_system = any(turn["role"] == "system" for turn in turns)
-        return Question(turns, pictures, said if answer is None else answer, complete=has_system)
-    if chat:
-        try:
-            return Question(parse_messages(row[chat]), pictures, answer, complete=True)
-        except ValueError as error:
-            raise BadRow("message", str(error)) from error
-    return _plain_question(row, columns, pictures, answer)
+    pictures, answer, said = picture_values(row, columns), columns.get(row, "answer"), _said(row, columns)
+    solution = None if columns.answer else row.get(SOLUTION)
+    chat = "" if columns.question else chat_column(row)
+    if not chat:
+        return _plain_question(row, columns, pictures, answer, said, solution)
+    turns, last = read_turns(row, chat)
+    complete = chat not in WITHOUT_SYSTEM or any(turn["role"] == "system" for turn in turns)
+    return Question(turns, pictures, answer, complete=complete, said=last or said, solution=solution)
 
 
 def picture_values(row: dict, columns: Columns) -> list:
@@ -95,8 +99,30 @@ def picture_values(row: dict, columns: Columns) -> list:
     return filled
 
 
-def label_of(question: Question) -> str:
-    """The answer as text, of a list its only entry; with options, their letter.
+def demonstration_of(question: Question) -> str | None:
+    """The text that answers the last turn, without the token that ends it; None where the row has none.
+
+    A solution is one where it reasons before its tags: R1-V's are the tagged answer alone.
+
+    Raises:
+        BadRow: it is no text, or holds tokens of the chat or of pictures.
+    """
+    said = question.said
+    if isinstance(said, list) and len(said) == 1:
+        try:
+            said = said_in(parse_messages(said)[0])
+        except ValueError as error:
+            raise BadRow("response", str(error)) from error
+    if (said is None or said == "") and isinstance(question.solution, str) and "<think>" in question.solution:
+        said = question.solution
+    return None if said is None or said == "" else response_of({"response": said})
+
+
+def label_of(question: Question, demonstration: str | None = None) -> str | None:
+    """The bare answer as text, of a list its only entry; with options, their letter.
+
+    Where the row has no answer, it is that of its solution or of its demonstration; None for a demonstration without
+    one that could be told.
 
     Raises:
         BadRow: neither a text nor a finite number, or none of the options.
@@ -104,7 +130,16 @@ def label_of(question: Question) -> str:
     value = question.answer
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
-    text = (label_text(value) or "").strip()
+    if value is None and isinstance(question.solution, str):
+        value = final_answer(question.solution)
+        if value is None and demonstration is None:
+            wanted = "tags or a box, and is too long to be one itself; give --answer to take it as it is"
+            raise BadRow("answer", f"{SOLUTION} has no answer in {wanted}: {show(question.solution)}")
+    if value is None and demonstration is not None:
+        value = final_answer(demonstration)
+        if value is None:
+            return None
+    text = bare_label(label_text(value) or "").strip()
     if not text:
         hint = "; if it has another name, give --answer" if value is None else ""
         raise BadRow("answer", f"the answer must be a text or a finite number, got {show(question.answer)}{hint}")
@@ -139,49 +174,6 @@ def letter_of(answer: str, options: Sequence[str]) -> str:
     return right.pop()
 
 
-def has_own_pictures(question: Question) -> bool:
-    """Whether the turns hold their pictures as parts.
-
-    Raises:
-        BadRow: they do, and the row's columns or the texts speak of another number.
-    """
-    own, named = len(image_sources(question.turns)), named_pictures(question.turns)
-    if own and (len(question.pictures) not in (0, own) or len(named) not in (0, own)):
-        places = f"{len(question.pictures)} in the row's columns and {len(named)} placeholders in the texts"
-        raise BadRow("message", f"{own} pictures in the turns, but {places}")
-    return own > 0
-
-
-def place_pictures(turns: Sequence[dict], sources: Sequence[str]) -> list[dict]:
-    """Turns with pictures where the user's texts name them; those that no text names come first.
-
-    Raises:
-        BadRow: a text names a picture that there is not.
-    """
-    named = named_pictures(tuple(turns))
-    numbers = {int(number) - 1 for name in named if (number := _number(name))}
-    rest = [source for index, source in enumerate(sources) if index not in numbers]
-    num_bare = sum(_number(name) == "" for name in named)
-    unknown = any(_number(name) is None for name in named)
-    if unknown or num_bare > len(rest) or not numbers <= set(range(len(sources))):
-        raise BadRow("question", f"{', '.join(named)} in the question for {len(sources)} pictures")
-    front, waiting = rest[: len(rest) - num_bare], iter(rest[len(rest) - num_bare :])
-    placed = []
-    for turn in turns:
-        if turn["role"] == "user":
-            parts = as_parts(turn["content"])
-            new = [*map(_image_part, front), *(one for part in parts for one in _split(part, sources, waiting))]
-            front = []
-            turn = turn if new == parts else turn | {"content": new}
-        placed.append(turn)
-    return placed
-
-
-def as_parts(content: str | list[dict]) -> list[dict]:
-    """A turn's content as parts."""
-    return [{"type": "text", "text": content}] if isinstance(content, str) else content
-
-
 def _value(row: dict, name: str) -> Any:
     if name in row:
         return row[name]
@@ -190,35 +182,39 @@ def _value(row: dict, name: str) -> Any:
     return _value(inner, rest) if isinstance(inner, dict) else None
 
 
-def _is_chat(row: dict, name: str) -> bool:
-    """A text under `prompt` is none; under `message` it is JSON."""
-    return row.get(name) is not None and (name == "message" or isinstance(row[name], list))
+def _said(row: dict, columns: Columns) -> Any:
+    """The demonstration as the row has it; a column that only happens to have the name, with many texts, is none."""
+    value = columns.get(row, "response")
+    one = isinstance(value, str) or (isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict))
+    return value if one or columns.response else None
 
 
-def _speakers_turns(value: list) -> tuple[tuple[dict, ...], str | None]:
-    """LLaVA's turns, `{"from": "human", "value": ...}`, and what the last one answers."""
-    turns = []
-    for turn in value:
-        if not isinstance(turn, dict) or turn.get("from") not in SPEAKERS or not isinstance(turn.get("value"), str):
-            raise BadRow("message", f"expected turns with from (human or gpt) and value, got {show(turn)}")
-        turns.append({"role": SPEAKERS[turn["from"]], "content": turn["value"]})
-    answer = turns.pop()["content"] if turns and turns[-1]["role"] == "assistant" else None
-    if not turns:
-        raise BadRow("message", f"nobody asks anything in {show(value)}")
-    return tuple(turns), answer
-
-
-def _plain_question(row: dict, columns: Columns, pictures: list, answer: Any) -> Question:
+def _plain_question(row: dict, columns: Columns, pictures: list, answer: Any, said: Any, solution: Any) -> Question:
     question = columns.get(row, "question")
     if not isinstance(question, str):
         wanted = columns.question or "/".join(NAMES["question"])
         raise BadRow("question", f"no text under {wanted!r}; the row has {sorted(row)}")
+    if row.get("instruction") == question and isinstance(row.get("input"), str):  # Alpaca's two halves
+        question = f"{question}\n{row['input']}"
     options, context = _options(columns.get(row, "options")), row.get("context")
     text = with_options(question.strip(), options)
     if isinstance(context, str) and context.strip():
         text = f"{context.strip()}\n\n{text}"
-    turn = {"role": "user", "content": as_parts(text)}
-    return Question((turn,), pictures, answer, options, bare="" if text == question.strip() else question)
+    turns = (*_earlier(row), {"role": "user", "content": as_parts(text)})
+    bare = "" if text == question.strip() else question
+    system = turns[0]["role"] == "system"
+    return Question(turns, pictures, answer, options, bare=bare, complete=system, said=said, solution=solution)
+
+
+def _earlier(row: dict) -> list[dict]:
+    """The turns before a plain question: its system's, and pairs of question and answer."""
+    system, history = row.get("system"), row.get("history")
+    turns = [{"role": "system", "content": system}] if isinstance(system, str) and system.strip() else []
+    for pair in history if isinstance(history, list) else []:
+        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
+            raise BadRow("message", f"history must be pairs of question and answer, got {show(pair)}")
+        turns += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
+    return turns
 
 
 def _options(value: Any) -> tuple[str, ...]:
@@ -228,28 +224,3 @@ def _options(value: Any) -> tuple[str, ...]:
     if None in texts or len(texts) > len(LETTERS):
         raise BadRow("question", f"the options must be a list of texts, {len(LETTERS)} at most, got {show(value)}")
     return tuple(text.strip() for text in texts)
-
-
-def _number(placeholder: str) -> str | None:
-    return PLACEHOLDER.fullmatch(placeholder)["number"]
-
-
-def _split(part: dict, sources: Sequence[str], waiting: Iterator[str]) -> list[dict]:
-    """A text part, cut at its placeholders."""
-    if part["type"] != "text" or not PLACEHOLDER.search(part["text"]):
-        return [part]
-    parts, start = [], 0
-    for match in PLACEHOLDER.finditer(part["text"]):
-        source = sources[int(match["number"]) - 1] if match["number"] else next(waiting)
-        parts += [_text_part(part["text"][start : match.start()]), _image_part(source)]
-        start = match.end()
-    parts.append(_text_part(part["text"][start:]))
-    return [one for one in parts if one.get("text") != ""]
-
-
-def _text_part(text: str) -> dict:
-    return {"type": "text", "text": text.strip()}
-
-
-def _image_part(source: str) -> dict:
-    return {"type": "image", "image": source}

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from typing import Any
 
 ROLES = ("system", "user", "assistant", "tool")
-IMAGE_TOKEN = "<|image_pad|>"  # where the chat template puts a picture; text must not hold it
+END_OF_TURN = "<|im_end|>"
+# Tokens of the chat template and of pictures. A text that holds one would become turns and pictures of its own.
+CONTROL_TOKENS = (
+    *("<|im_start|>", END_OF_TURN, "<|endoftext|>", "<|image_pad|>", "<|video_pad|>"),
+    *("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>"),
+)
 # Where public sets put a picture: the next one, the n-th, or one of a number of their own.
 PLACEHOLDER = re.compile(r"<(?:image[ _]?(?P<number>\d{0,2})|img_\d{1,9})>")
 
@@ -37,7 +43,7 @@ def parse_prompt(value: Any) -> tuple[dict, ...]:
 
     Raises:
         ValueError: as `parse_messages`; the last turn is not the user's, so that the answer may stand in the prompt;
-            it is empty; or a text names pictures and there is none.
+            it is empty; a text names pictures and there is none; or it holds tokens of the chat or of pictures.
     """
     messages = parse_messages(value)
     last = messages[-1]
@@ -48,6 +54,12 @@ def parse_prompt(value: Any) -> tuple[dict, ...]:
     named = named_pictures(messages)
     if named and not image_sources(messages):
         raise ValueError(f"message: {', '.join(named)} in a text, but no picture. Give pictures as parts of the turn")
+    held = control_tokens(text for turn in messages for text in turn_texts(turn))
+    if held:
+        raise ValueError(
+            f"message: {', '.join(held)} in a text would not be read as text. Take it out; give turns as turns and "
+            "pictures as parts of a turn's content"
+        )
     return messages
 
 
@@ -71,9 +83,10 @@ def image_sources(messages: tuple[dict, ...]) -> list[str]:
     return [part["image"] for part in parts if part["type"] == "image"]
 
 
-def has_image_token(messages: tuple[dict, ...]) -> bool:
-    """Whether a text holds the placeholder of a picture, so that there would be more placeholders than pictures."""
-    return any(IMAGE_TOKEN in text for turn in messages for text in turn_texts(turn))
+def control_tokens(texts: Iterable[str]) -> list[str]:
+    """Tokens of the chat and of pictures that the texts hold; a tokenizer reads them as such wherever they stand."""
+    held = {token for text in texts for token in CONTROL_TOKENS if token in text}
+    return [token for token in CONTROL_TOKENS if token in held]
 
 
 def _parse_turn(turn: Any) -> dict:

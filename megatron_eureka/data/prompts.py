@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import TemplateError
 
 from megatron_eureka.data.images import ImageStore
-from megatron_eureka.data.messages import image_sources, parse_prompt
-from megatron_eureka.data.records import BadRow, answer_of, parse_record, response_of
+from megatron_eureka.data.messages import END_OF_TURN, control_tokens, image_sources
+from megatron_eureka.data.records import Record, check_is_jsonl, parse_record, read_record
+from megatron_eureka.data.refusal import BadRow
 from megatron_eureka.log import logger, progress
 from megatron_eureka.types import ImageKey, Prompt
 
 if TYPE_CHECKING:
     from megatron_eureka.config.schema import Data
 
-END_OF_TURN = "<|im_end|>"
 MAX_LOGGED = 20  # skipped lines that are named one by one
 
 
@@ -52,7 +52,7 @@ def load_prompts(
     """Read prompts; every rank that reads the same files gets the same set.
 
     A line holds `message` (chat turns, or a JSON string of them), `answer`, optionally `id` (default: file:line) and
-    `response`, a demonstration. A line with a response may leave the answer out.
+    `response`, a demonstration. Where responses are asked for, the answer may be left out.
 
     Args:
         paths: JSONL files, read in order.
@@ -60,11 +60,14 @@ def load_prompts(
         processor: the model's transformers processor.
         store: where the pictures go.
         check_label: gives the reason why a label cannot be verified, or None.
-        with_responses: refuse lines without `response`.
+        with_responses: refuse lines without `response`; else those without an answer.
 
     Raises:
         ValueError: a file is missing; nothing is left; or a bad or over-long line where the options say "error".
     """
+    held = control_tokens([options.system_prompt])
+    if held:
+        raise ValueError(f"data.system_prompt holds {', '.join(held)}, which would not be read as text. Take it out.")
     check = cache(check_label) if check_label else lambda label: None
     counters = dict.fromkeys(("lines", "loaded", "overlong", "bad_line", "bad_image", "bad_label"), 0)
     prompts: list[Prompt] = []
@@ -72,10 +75,10 @@ def load_prompts(
     for place, root, text in progress(_lines(paths, options), "reading prompts"):
         counters["lines"] += 1
         try:
-            record = _parse_record(text, place)
-            answer = _answer(record, check)
+            record = _read(text, place)
+            _check_answer(record, check, with_responses)
             response = _response(record, with_responses, processor)
-            prompt = _build(record, answer, place, options, processor, store, root)
+            prompt = _build(record, place, options, processor, store, root)
         except _BadLine as error:
             if error.kind == "overlong" and options.overlong == "error":
                 raise ValueError(f"{place}: {error} Or drop such lines: data.overlong = drop.") from error
@@ -106,6 +109,7 @@ def _lines(paths: Iterable[str | Path], options: Data) -> Iterator[tuple[str, Pa
     for path in map(Path, paths):
         if not path.is_file():
             raise ValueError(f"{path}: no such file. Check data.train and evaluation.data.")
+        check_is_jsonl(path)
         root = Path(options.image_root) if options.image_root else path.parent
         with path.open("rb") as file:
             for number, line in enumerate(file, start=1):
@@ -113,72 +117,64 @@ def _lines(paths: Iterable[str | Path], options: Data) -> Iterator[tuple[str, Pa
                     yield f"{path}:{number}", root, line
 
 
-def _parse_record(text: bytes, place: str) -> dict:
+def _read(text: bytes, place: str) -> Record:
     try:
-        return parse_record(text, place)
+        fields = parse_record(text, place)
     except BadRow as error:
         raise _BadLine("bad_line", str(error)) from error
-
-
-def _answer(record: dict, check: Callable[[str], str | None]) -> str:
     try:
-        answer = answer_of(record)
+        return read_record(fields)
     except BadRow as error:
-        raise _BadLine("bad_label", f"id {record['id']!r}: {error}") from error
-    if answer is None:
-        return ""
-    reason = check(answer)
+        kind = "bad_label" if error.kind == "answer" else "bad_line"
+        raise _BadLine(kind, f"id {fields['id']!r}: {error}") from error
+
+
+def _check_answer(record: Record, check: Callable[[str], str | None], demonstrates: bool) -> None:
+    if record.answer is None:
+        reason = None if demonstrates else "no answer that rewards could compare with; a response alone is for SFT"
+    else:
+        reason = check(record.answer)
     if reason:
-        raise _BadLine("bad_label", f"id {record['id']!r}: {reason}")
-    return answer
+        raise _BadLine("bad_label", f"id {record.id!r}: {reason}")
 
 
-def _response(record: dict, required: bool, processor: Any) -> tuple[int, ...]:
-    try:
-        response = response_of(record)
-    except BadRow as error:
-        raise _BadLine("bad_line", f"id {record['id']!r}: {error}") from error
-    if response is None and required:
-        raise _BadLine("bad_line", f"id {record['id']!r}: response must be a text, got none")
-    if response is None:
+def _response(record: Record, required: bool, processor: Any) -> tuple[int, ...]:
+    if record.response is None and required:
+        raise _BadLine("bad_line", f"id {record.id!r}: response must be a text, got none")
+    if record.response is None:
         return ()
     tokenizer = processor.tokenizer
-    ids = tokenizer(response, add_special_tokens=False)["input_ids"]
+    ids = tokenizer(record.response, add_special_tokens=False)["input_ids"]
     return (*ids, tokenizer.convert_tokens_to_ids(END_OF_TURN))
 
 
-def _build(
-    record: dict, answer: str, place: str, options: Data, processor: Any, store: ImageStore, root: Path
-) -> Prompt:
-    try:
-        messages = parse_prompt(record["message"])
-    except ValueError as error:
-        raise _BadLine("bad_line", f"id {record['id']!r}: {error}") from error
+def _build(record: Record, place: str, options: Data, processor: Any, store: ImageStore, root: Path) -> Prompt:
+    messages = record.messages
     if options.system_prompt:
         messages = ({"role": "system", "content": options.system_prompt}, *messages)
     try:
         images = tuple(store.add(source, root) for source in image_sources(messages))
     except ValueError as error:
-        raise _BadLine("bad_image", f"id {record['id']!r}: {error}") from error
+        raise _BadLine("bad_image", f"id {record.id!r}: {error}") from error
     try:
         text = processor.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
     except TemplateError as error:  # some templates refuse an order of roles
-        raise _BadLine("bad_line", f"id {record['id']!r}: the chat template refuses the turns: {error}") from error
+        raise _BadLine("bad_line", f"id {record.id!r}: the chat template refuses the turns: {error}") from error
     engine_ids = tuple(processor.tokenizer(text, add_special_tokens=False)["input_ids"])
     placeholders = engine_ids.count(processor.image_token_id)
     if placeholders != len(images):
         raise _BadLine(
             "bad_line",
-            f"id {record['id']!r}: {placeholders} image placeholders for {len(images)} images. Give images as parts of "
+            f"id {record.id!r}: {placeholders} image placeholders for {len(images)} images. Give images as parts of "
             f"a turn's content and leave {processor.image_token} out of the text.",
         )
     ids = expand(engine_ids, images, processor.image_token_id)
     if len(ids) > options.max_prompt_tokens:
         raise _BadLine(
             "overlong",
-            f"id {record['id']!r}: {len(ids)} prompt tokens, data.max_prompt_tokens is {options.max_prompt_tokens}.",
+            f"id {record.id!r}: {len(ids)} prompt tokens, data.max_prompt_tokens is {options.max_prompt_tokens}.",
         )
-    return Prompt(str(record["id"]), place, messages, answer, ids, engine_ids, images)
+    return Prompt(record.id, place, messages, record.answer or "", ids, engine_ids, images)
 
 
 def _report(counters: dict[str, int], paths: Iterable[str | Path]) -> None:

@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from megatron_eureka.data.messages import show
+from megatron_eureka.data.labels import bare_label
+from megatron_eureka.data.messages import END_OF_TURN, control_tokens, parse_prompt, show
+from megatron_eureka.data.refusal import BadRow
+
+# What lines of other layouts have instead of `message`.
+OTHER_LAYOUTS = ("messages", "prompt", "conversations", "question", "problem", "query")
 
 
-class BadRow(ValueError):
-    """A row that cannot be used; `kind` says what is wrong with it: json, message, answer, picture, ..."""
+@dataclass(frozen=True)
+class Record:
+    """A line's fields in one form."""
 
-    def __init__(self, kind: str, reason: str):
-        super().__init__(reason)
-        self.kind = kind
+    id: str
+    messages: tuple[dict, ...]  # chat turns; the last one is the user's
+    answer: str | None  # the label, bare; None: a demonstration without one
+    response: str | None  # a demonstration, without the token that ends it
 
 
 def parse_record(line: bytes, place: str) -> dict:
-    """The line's fields; `id` is the place where it has none.
+    """The line's fields as they stand there; `id` is the place where it has none.
 
     Raises:
         BadRow: it is no JSON, or no mapping with a message.
@@ -28,17 +37,35 @@ def parse_record(line: bytes, place: str) -> dict:
     except (ValueError, RecursionError) as error:
         raise BadRow("json", f"not valid JSON: {error}") from error
     if not isinstance(record, dict) or "message" not in record:
-        raise BadRow("message", "expected a mapping with message and answer")
+        other = next((name for name in OTHER_LAYOUTS if isinstance(record, dict) and name in record), None)
+        hint = f"; {other!r} is of another layout: run `megatron-eureka data convert` on the file" if other else ""
+        raise BadRow("message", f"expected a mapping with message and answer{hint}")
     if record.get("id") is None:
         record["id"] = place
     return record
 
 
-def answer_of(record: dict) -> str | None:
-    """The label as text; None for a demonstration, which may leave it out.
+def read_record(fields: dict) -> Record:
+    """The fields of `parse_record` in one form.
 
     Raises:
-        BadRow: it is missing, or neither a text nor a finite number.
+        BadRow: one of them is of no use.
+    """
+    answer, response, name = answer_of(fields), response_of(fields), str(fields["id"])
+    try:
+        messages = parse_prompt(fields["message"])
+    except ValueError as error:
+        raise BadRow("message", str(error)) from error
+    for text in (name, json.dumps(messages, ensure_ascii=False), answer, response):
+        check_encodes(text or "")
+    return Record(name, messages, answer, response)
+
+
+def answer_of(record: dict) -> str | None:
+    """The label as text, without tags and box; None for a demonstration, which may leave it out.
+
+    Raises:
+        BadRow: it is missing, neither a text nor a finite number, or in tags that are no pair.
     """
     answer = record.get("answer")
     if answer is None and record.get("response") is not None:
@@ -46,7 +73,7 @@ def answer_of(record: dict) -> str | None:
     text = label_text(answer)
     if text is None:
         raise BadRow("answer", f"answer must be a string or a number, got {show(answer)}")
-    return text
+    return bare_label(text)
 
 
 def label_text(answer: Any) -> str | None:
@@ -59,12 +86,45 @@ def label_text(answer: Any) -> str | None:
 
 
 def response_of(record: dict) -> str | None:
-    """The demonstration, or None.
+    """The demonstration without the token that ends a turn, which training adds, or None.
 
     Raises:
-        BadRow: it is no text, or an empty one.
+        BadRow: it is no text, an empty one, or holds tokens of the chat or of pictures.
     """
     response = record.get("response")
-    if response is not None and (not isinstance(response, str) or not response):
+    if response is None:
+        return None
+    text = response.rstrip().removesuffix(END_OF_TURN) if isinstance(response, str) else ""
+    if not text:
         raise BadRow("response", f"response must be a text, got {show(response)}")
-    return response
+    held = control_tokens([text])
+    if held:
+        raise BadRow("response", f"response holds {', '.join(held)}: it must be text alone, of one turn. Take it out")
+    return text if len(text) < len(response.rstrip()) else response
+
+
+def check_encodes(text: str) -> None:
+    """Refuse halves of surrogate pairs, which JSON may hold and neither UTF-8 nor a tokenizer takes.
+
+    Raises:
+        BadRow: there is one.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise BadRow("text", f"half a surrogate pair at character {error.start}: {text[error.start]!a}") from error
+
+
+def check_is_jsonl(path: Path) -> None:
+    """Refuse tables of other kinds, whose every line would be called broken.
+
+    Raises:
+        ValueError: it is one.
+    """
+    with path.open("rb") as file:
+        start = file.read(64).lstrip()
+    kind = "parquet" if start.startswith(b"PAR1") else ""
+    if path.suffix == ".json" and start.startswith(b"["):
+        kind = "a JSON list"
+    if kind:
+        raise ValueError(f"{path} is {kind}, and training reads JSONL. Run `megatron-eureka data convert` on it first.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import json
 import os
@@ -14,11 +13,13 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
-from megatron_eureka.data.decoding import decode
-from megatron_eureka.data.records import BadRow
+from megatron_eureka.data.decoding import decode, picture_kind
+from megatron_eureka.data.picture_files import read_picture_file
+from megatron_eureka.data.refusal import BadRow
 from megatron_eureka.files import write_atomically
 
 SUFFIXES = (".parquet", ".json", ".jsonl")
+MAX_PATH = 1024  # characters; what is longer is base64
 
 
 def read_rows(path: Path) -> Iterator[Any]:
@@ -130,27 +131,42 @@ def picture_bytes(value: Any, root: Path) -> bytes:
         return bytes(value)
     if not isinstance(value, str) or not value:
         raise BadRow("picture", f"a picture is {type(value).__name__}, expected bytes, base64 or a path")
+    if value.startswith(("http://", "https://")):
+        raise BadRow("picture", f"{value[:80]}: pictures are read from disk only. Download it and give its path")
     file = root / value.removeprefix("file://")
+    if len(value) < MAX_PATH and os.path.lexists(file):  # a name that is too long is no file, where Path raises
+        try:
+            return read_picture_file(file)
+        except ValueError as error:
+            raise BadRow("picture", str(error)) from error
     try:
-        if len(value) < 1024 and os.path.isfile(file):  # a name that is too long is no file, where Path raises
-            return file.read_bytes()
         return base64.b64decode(value.partition("base64,")[2] or value, validate=True)
-    except (OSError, binascii.Error) as error:
+    except ValueError as error:
         raise BadRow("picture", f"{value[:80]!r} is neither a file in {root} nor base64") from error
 
 
-def save_picture(data: bytes, folder: Path) -> str:
+def picture_name(value: Any) -> str:
+    """What to call one value of a row in a message."""
+    name = value.get("path") if isinstance(value, dict) else value
+    is_path = isinstance(name, str) and 0 < len(name) < MAX_PATH and not name.startswith("data:")
+    return f"the picture {name[:80]!r}" if is_path else "the row's picture"
+
+
+def save_picture(data: bytes, folder: Path, name: str = "the picture") -> str:
     """Write a picture under a name that follows from its content, unchanged; returns the name.
+
+    Args:
+        name: what to call it in a message.
 
     Raises:
         BadRow: it is no readable picture.
     """
     try:
-        kind = (decode(data).format or "png").lower()
+        kind = picture_kind(decode(data))
     except ValueError as error:
-        raise BadRow("picture", str(error)) from error
-    name = f"{hashlib.sha256(data).hexdigest()[:24]}.{kind}"
-    target = folder / name
+        raise BadRow("picture", f"{name} is {error}") from error
+    stored = f"{hashlib.sha256(data).hexdigest()[:24]}.{kind}"
+    target = folder / stored
     if not target.exists():
         write_atomically(target, data, sync=False)
-    return name
+    return stored

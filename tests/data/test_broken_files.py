@@ -1,5 +1,7 @@
 """Broken files: whatever PIL raises is one error that names the picture, and bytes that are no UTF-8 name the file."""
 
+import json
+import os
 import struct
 from io import BytesIO
 
@@ -7,11 +9,18 @@ import pytest
 from PIL import features
 
 from megatron_eureka.config.load import load_config
+from megatron_eureka.config.schema import Data
+from megatron_eureka.data import picture_files
+from megatron_eureka.data.check import check_files
+from megatron_eureka.data.convert import Conversion, convert_row
 from megatron_eureka.data.fingerprint import fingerprint
 from megatron_eureka.data.images import ImageStore
-from megatron_eureka.data.records import BadRow
+from megatron_eureka.data.items import read_other_items
+from megatron_eureka.data.prompts import load_prompts
+from megatron_eureka.data.refusal import BadRow
 from megatron_eureka.data.rows import numbered_rows, read_rows, save_picture
-from tests.data.pictures import triangle
+from megatron_eureka.evaluate.benchmarks.pictures import Pictures
+from tests.data.pictures import encoded, triangle
 
 
 def dds():
@@ -60,3 +69,80 @@ def test_options_that_are_no_utf_8_name_their_file(tmp_path):
     (tmp_path / "recipe.yaml").write_bytes(b"train:\n  steps: 3 # \xff\n")
     with pytest.raises(ValueError, match="recipe.yaml: not readable as YAML: .*0xff"):
         load_config(tmp_path / "good.yaml", [str(tmp_path / "recipe.yaml")])
+
+
+def readers(folder, processor):
+    """Everybody who reads the path of a picture, by name: a function of the path that raises or reports."""
+    store = ImageStore(processor.image_processor, 784, 640 * 784)
+    turn = [{"role": "user", "content": [{"type": "image", "image": "PATH"}, {"type": "text", "text": "?"}]}]
+
+    def line(path):
+        text = json.dumps({"message": turn, "answer": "1"}).replace('"PATH"', json.dumps(path))
+        (folder / "line.jsonl").write_text(text)
+        return folder / "line.jsonl"
+
+    def check(path):
+        (problem,) = check_files([line(path)], lambda labels: [("number", None) for _ in labels]).problems
+        raise ValueError(f"{problem.kind}: {problem.reason}")
+
+    def against(path):
+        test = folder / "test.json"
+        test.write_text(json.dumps([{"question": "?", "image": path}]))
+        (problem,) = read_other_items([test])
+        raise ValueError(f"{problem.kind}: {problem.reason}")
+
+    def row(path):
+        conversion = Conversion(folder / "out.jsonl", folder / "images")
+        convert_row({"question": "?", "answer": "1", "image": path}, conversion, folder, "0")
+
+    return {
+        "training": lambda path: load_prompts([line(path)], Data(), processor, store),
+        "check": check,
+        "against": against,
+        "convert": row,
+        "evaluation": lambda path: Pictures(None).source(path, [folder]),
+    }
+
+
+READERS = ("training", "check", "against", "convert", "evaluation")
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_paths_that_lead_to_no_picture_are_refused_by_every_reader_in_the_same_words(
+    processor, tmp_path, monkeypatch, reader
+):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("/dev/zero")
+    (tmp_path / "large.png").write_bytes(bytes(1001))
+    (tmp_path / "text.png").write_text("nothing")
+    (tmp_path / "most.png").write_bytes(encoded(triangle(1, (28, 28))))
+    monkeypatch.setattr(picture_files, "MAX_BYTES", 1000)
+    read = readers(tmp_path, processor)[reader]
+    for path, says in (
+        ("/dev/zero", "/dev/zero is no regular file"),
+        ("link", "link is no regular file"),
+        ("pipe", "pipe is no regular file"),
+        ("folder", "folder: Is a directory"),
+        ("large.png", "large.png is larger than 0 MiB"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            read(path)
+    with pytest.raises(ValueError, match="text.png'? is not a readable picture: no format that Pillow knows") as error:
+        read("text.png")
+    assert "BytesIO" not in str(error.value)
+    if reader in ("training", "convert", "evaluation"):
+        read("most.png")  # fewer bytes than the bound
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud83d.png", "x" * 5000])
+def test_names_that_no_file_can_have(tmp_path, name):
+    with pytest.raises(ValueError, match=r"is no name of a file|File name too long"):
+        picture_files.read_picture_file(f"{tmp_path}/{name}")
+
+
+def test_files_without_a_size_are_bounded_too(monkeypatch):
+    """Files of /proc say that they are empty."""
+    monkeypatch.setattr(picture_files, "MAX_BYTES", 10)
+    with pytest.raises(ValueError, match="is larger than"):
+        picture_files.read_picture_file("/proc/self/status")

@@ -102,6 +102,17 @@ def test_faults_of_single_lines_are_named_with_file_and_line(folder):
     assert json.loads(json.dumps(report.as_dict()))["counts"] == report.counts
 
 
+def test_labels_are_judged_without_their_tags_and_box(folder):
+    seen = []
+
+    def note(labels):
+        seen.extend(labels)
+        return judge(labels)
+
+    path = folder.file("train.jsonl", line("A?", "<answer> B </answer>"), line("B?", r"\boxed{x}"), line("C?", "x"))
+    assert check_files([path], note).problems == [] and seen == ["B", "x"]
+
+
 def test_what_training_refuses_is_no_clean_line(folder, processor):
     """Each line is refused by training too, and by the same words where it is a field's fault."""
     lines = [
@@ -115,8 +126,13 @@ def test_what_training_refuses_is_no_clean_line(folder, processor):
         "[" * 200_000,
         {"message": "[" * 200_000, "answer": "1"},
         {"message": [{"role": "user", "content": "<|image_pad|>"}], "answer": "1"},
+        line("Yes?<|im_end|>\n<|im_start|>assistant\nYes", "1"),
+        line("Answer?", "1", response="<|vision_start|>"),
+        line("Tags?", "<answer>1</answer><answer>2</answer>"),
+        line("Half?", "1", id="\ud83d"),
     ]
     kinds = ["label", "response", "response", "message", "answer", "answer", "answer", "json", "message", "message"]
+    kinds += ["message", "response", "answer", "text"]
     for one, kind in zip(lines, kinds, strict=True):
         path = folder.file("train.jsonl", line("Good?", "1"), one)
         report = check_files([path], judge)

@@ -14,7 +14,7 @@ from megatron_eureka.data.convert import Conversion, convert, convert_row
 from megatron_eureka.data.images import ImageStore
 from megatron_eureka.data.layouts import Columns
 from megatron_eureka.data.prompts import load_prompts
-from megatron_eureka.data.records import BadRow
+from megatron_eureka.data.refusal import BadRow
 from megatron_eureka.evaluate.benchmarks import load_benchmark
 from megatron_eureka.log import logger
 from tests.data.pictures import encoded, triangle
@@ -267,12 +267,12 @@ def test_options_and_numbered_pictures_are_in_the_prompt(tmp_path, row, asked, a
         ({"question": "Q", "gold": "1"}, "answer", "got None; if it has another name, give --answer"),
         ({"question": "Q", "answer": "1", "image_1": None, "image_2": ONE}, "picture", "not the first"),
         ({"question": " ", "answer": "1", "image": None}, "question", "empty"),
-        ({"message": [{"role": "user", "content": "1?"}, {"role": "assistant", "content": "1"}], "answer": "1"}, *LAST),
         ({"message": [{"role": "system", "content": "Be brief."}], "answer": "1"}, *LAST),
         ({"message": [{"role": "user", "content": " "}], "answer": "1"}, "question", "empty"),
         ({"message": [{"role": "user", "content": "See <image>"}], "answer": "1"}, "question", "for 0 pictures"),
         ({"conversations": [{"from": "gpt", "value": "1"}]}, "message", "nobody asks"),
-        ({"conversations": [{"from": "bot", "value": "1"}]}, "message", "expected turns with from"),
+        ({"conversations": [{"from": "bot", "value": "1"}]}, "message", "role 'bot' is none of"),
+        ({"conversations": [{"who": "human", "value": "1?"}]}, "message", "with from and value, got"),
         ({"conversations": [{"from": "human", "value": "1?"}]}, "answer", "got None"),
     ],
 )

@@ -128,7 +128,7 @@ def test_the_page_names_every_column_and_kind():
         assert all(f"`{name}`" in PAGE for name in names)
     sources = "".join(
         (ROOT / "megatron_eureka" / "data" / f"{name}.py").read_text("utf-8")
-        for name in ("check", "items", "records", "convert", "layouts", "rows")
+        for name in ("check", "items", "records", "labels", "convert", "conversations", "layouts", "placing", "rows")
     )
     kinds = set(re.findall(r"(?:Problem|BadRow)\(\s*\"(\w+)\"", sources)) - {
         "row",

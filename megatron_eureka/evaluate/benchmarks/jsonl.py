@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from megatron_eureka.data.messages import parse_messages
+from megatron_eureka.data.labels import bare_label
+from megatron_eureka.data.messages import parse_prompt
+from megatron_eureka.data.refusal import BadRow
 from megatron_eureka.evaluate.benchmarks.files import Row
 from megatron_eureka.evaluate.benchmarks.pictures import Pictures
 from megatron_eureka.evaluate.item import BenchmarkItem, Malformed
@@ -13,17 +15,19 @@ PATTERNS = ("test.jsonl", "heldout.jsonl", "*.jsonl")
 def read_item(row: Row, pictures: Pictures) -> BenchmarkItem:
     """One line; see `BenchmarkItem` for what it raises."""
     try:
-        turns = parse_messages(row.values.get("message"))
+        turns = parse_prompt(row.values.get("message"))
     except ValueError as error:
         raise Malformed("question", str(error)) from error
-    if turns[-1]["role"] != "user":
-        raise Malformed("question", f"the last turn is the {turns[-1]['role']}'s, expected the user's")
+    try:
+        answer = bare_label(row.text("answer"))
+    except BadRow as error:
+        raise Malformed("answer", str(error)) from error
     subsets = {axis: (str(value),) for axis, value in row.mapping("subsets").items() if value}
     return BenchmarkItem(
         id=row.id("id"),
         place=row.place,
         messages=tuple({**turn, "content": _content(turn["content"], row, pictures)} for turn in turns),
-        gold=(row.text("answer"),),
+        gold=(answer,),
         kind="reward",
         subsets=subsets,
     )

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
-
-from megatron_eureka.data.rows import BadRow, picture_bytes
+from megatron_eureka.data.decoding import read_header
+from megatron_eureka.data.refusal import BadRow
+from megatron_eureka.data.rows import MAX_PATH, picture_bytes, picture_name
 from megatron_eureka.evaluate.choices import LETTERS
 from megatron_eureka.evaluate.item import Malformed
 from megatron_eureka.files import write_atomically
 from megatron_eureka.rewards.notation import plain_forms
-
-MAX_PATH = 1024  # characters; what is longer is base64
 
 
 class Pictures:
@@ -45,14 +43,11 @@ class Pictures:
         if isinstance(value, str) and len(value) < MAX_PATH and not value.startswith("data:"):
             for root in roots:
                 file = root / value.removeprefix("file://")
-                if file.is_file():
-                    _check(file.read_bytes())
+                if os.path.lexists(file):  # a name that is too long is no file, where Path raises
+                    _read(file, root)
                     return str(file)
-        try:
-            data = picture_bytes(value, roots[0])
-        except BadRow as error:
-            raise Malformed("picture", str(error)) from error
-        return self._keep(data, _check(data))
+        data, kind = _read(value, roots[0])
+        return self._keep(data, kind)
 
     def _keep(self, data: bytes, kind: str) -> str:
         digest = hashlib.sha256(data).hexdigest()[:24]
@@ -65,13 +60,17 @@ class Pictures:
         return str(target)
 
 
-def _check(data: bytes) -> str:
-    """The picture's format."""
+def _read(value: Any, root: Path) -> tuple[bytes, str]:
+    """The encoded picture and its format."""
+    value = str(value) if isinstance(value, Path) else value
     try:
-        with Image.open(BytesIO(data)) as header:
-            return (header.format or "png").lower()
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise Malformed("picture", f"not a readable picture: {error}") from error
+        data = picture_bytes(value, root)
+        kind = read_header(data).kind
+    except BadRow as error:
+        raise Malformed("picture", str(error)) from error
+    except ValueError as error:
+        raise Malformed("picture", f"{picture_name(value)} is {error}") from error
+    return data, kind
 
 
 def user_turn(text: str, pictures: Mapping[str, str]) -> tuple[dict, ...]:

@@ -1,0 +1,67 @@
+"""Labels as sets have them -> the bare answer that rewards compare with: one reading for all who read labels."""
+
+from __future__ import annotations
+
+import re
+
+from megatron_eureka.data.messages import show
+from megatron_eureka.data.refusal import BadRow
+
+_TAG = re.compile(r"</?answer>", re.IGNORECASE)
+_TAGGED = re.compile(r"<answer>(.*?)</answer>", re.IGNORECASE | re.DOTALL)
+_BOX_START = re.compile(r"\\(?:boxed|fbox)\s*\{")
+_BOXED = re.compile(
+    r"(?:\$\$?|\\\(|\\\[)?\s*\\(?:boxed|fbox)\s*\{(?P<inside>.*)\}\s*(?:\$\$?|\\\)|\\\])?\s*\.?", re.DOTALL
+)
+MAX_BARE_CHARACTERS = 60  # of a solution that is nothing but its answer
+
+
+def bare_label(text: str) -> str:
+    """The label without what a response wraps its answer in: `<answer>` tags, and a `\\boxed{}` around all of it.
+
+    R1-V's sets have labels such as `<answer> B </answer>`, also behind a text in `<think>`; nothing that is compared
+    with the content of a response's own tags could equal them.
+
+    Raises:
+        BadRow: it has tags that are not one pair.
+    """
+    bare = text
+    if _TAG.search(text):
+        found = _TAGGED.findall(text)
+        if len(found) != 1 or len(_TAG.findall(text)) != 2:
+            raise BadRow("answer", f"the answer must be bare, or in one pair of <answer> tags, got {show(text)}")
+        bare = found[0].strip()
+    while (box := _BOXED.fullmatch(bare.strip())) and _is_balanced(box["inside"]):
+        bare = box["inside"].strip()
+    return bare
+
+
+def final_answer(text: str) -> str | None:
+    """The answer of a whole solution or demonstration: in its tags, else in its last box, else a short text itself.
+
+    Raises:
+        BadRow: it has tags that are not one pair.
+    """
+    bare = bare_label(text)
+    if bare != text:
+        return bare
+    boxes = list(_BOX_START.finditer(text))
+    if boxes:
+        return _until_closed(text[boxes[-1].end() :])
+    short = text.strip()
+    return short if len(short) <= MAX_BARE_CHARACTERS and "\n" not in short else None
+
+
+def _is_balanced(text: str) -> bool:
+    """Whether every brace that is closed was opened: `1} or \\boxed{2` is the inside of two boxes."""
+    return _until_closed(text + "}") == text.strip()
+
+
+def _until_closed(text: str) -> str | None:
+    """What stands before the brace that closes one opened before the text; None where none does."""
+    depth = 1
+    for end, sign in enumerate(text):
+        depth += {"{": 1, "}": -1}.get(sign, 0)
+        if not depth:
+            return text[:end].strip()
+    return None

@@ -1,0 +1,279 @@
+"""Every layout of public sets that docs/data.md names: what is asked, the label, and the demonstration."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from megatron_eureka.config.schema import ANSWER_PROMPT, Data
+from megatron_eureka.data.convert import Conversion, convert, convert_row
+from megatron_eureka.data.images import ImageStore
+from megatron_eureka.data.layouts import Columns
+from megatron_eureka.data.prompts import load_prompts
+from megatron_eureka.data.refusal import BadRow
+from megatron_eureka.log import logger
+from tests.data.pictures import encoded, triangle
+
+ROOT = Path(__file__).resolve().parents[2]
+CASES = ROOT / ".." / "shared" / "cases"
+PAGE = (ROOT / "docs" / "data.md").read_text("utf-8")
+ONE, TWO = (encoded(triangle(seed)) for seed in (1, 2))
+THOUGHT = "<think>2 * 3</think><answer>6</answer>"
+PROSE = "Both sides are given, so the area is their product, and that is six."
+SYSTEM, OWN = ("system", ANSWER_PROMPT), ("system", "You help.")
+ASKED = ("user", ONE, "What is the area?")
+
+
+def stored(data):
+    return {"bytes": data, "path": None}
+
+
+def says(role, text, kind="role", content="content"):
+    return {kind: role, content: text}
+
+
+# Name in the page's table -> (row, turns, label, demonstration).
+LAYOUTS = {
+    "MMK12": (
+        {"id": "1", "question": "<image>What is the area?", "answer": "$6$", "subject": "math", "image": stored(ONE)},
+        *([SYSTEM, ASKED], "$6$", None),
+    ),
+    "Geometry3K": (
+        {"images": [stored(ONE)], "problem": "<image>What is the area?", "answer": "6"},
+        *([SYSTEM, ASKED], "6", None),
+    ),
+    "OlympiadBench": (
+        {"question": "From <image_1>, the area?", "solution": ["It is 6."], "final_answer": ["6"], "image_1": ONE},
+        *([SYSTEM, ("user", "From", ONE, ", the area?")], "6", None),
+    ),
+    "MathVista": (
+        {"pid": "1", "question": "Area?", "choices": ["4", "6"], "answer": "6", "decoded_image": stored(ONE)},
+        *([SYSTEM, ("user", ONE, "Area?\n(A) 4\n(B) 6\nAnswer with the letter of the right option.")], "B", None),
+    ),
+    "MathVision": (
+        {
+            **{"id": "1", "question": "Area?\n<image1>", "options": ["A", "B"], "answer": "B", "image": "images/1.jpg"},
+            **{"decoded_image": stored(ONE), "solution": None},
+        },
+        *([SYSTEM, ("user", "Area?", ONE, "Answer with the letter of the right option.")], "B", None),
+    ),
+    "R1-V": (
+        {"image": stored(ONE), "problem": "What is the area?", "solution": "<answer> 6 </answer>"},
+        *([SYSTEM, ASKED], "6", None),
+    ),
+    "multimodal-open-r1-8k": (
+        {"image": stored(ONE), "problem": "What is the area?", "solution": f"{THOUGHT}\n", "original_answer": "six"},
+        *([SYSTEM, ASKED], "6", f"{THOUGHT}\n"),
+    ),
+    "MM-EUREKA": (
+        {"id": "1", "message": json.dumps([says("user", "What is the area?")]), "answer": "6", "image": stored(ONE)},
+        *([ASKED], "6", None),
+    ),
+    "MM-EUREKA with `image_urls`": (
+        {
+            **{"id": "1", "conversations": [says("system", "You help."), says("user", "What is the area?")]},
+            **{"answer": "6", "image_urls": ["file://{folder}/own.png"]},
+        },
+        *([OWN, ASKED], "6", None),
+    ),
+    "verl": (
+        {
+            **{"data_source": "geo3k", "prompt": [says("user", "<image>What is the area?")], "images": [stored(ONE)]},
+            **{"reward_model": {"style": "rule", "ground_truth": "6"}, "extra_info": {"split": "train"}},
+        },
+        *([ASKED], "6", None),
+    ),
+    "LLaVA": (
+        {
+            "id": "1",
+            "image": "own.png",
+            "conversations": [
+                says("human", "What is it?\n<image>", "from", "value"),
+                says("gpt", "A triangle.", "from", "value"),
+                says("human", "What is the area?", "from", "value"),
+                says("gpt", "6", "from", "value"),
+            ],
+        },
+        [SYSTEM, ("user", "What is it?", ONE), ("assistant", "A triangle."), ("user", "What is the area?")],
+        *("6", "6"),
+    ),
+    "ms-swift": (
+        {
+            "messages": [says(*OWN), says("user", "<image>What is the area?"), says("assistant", THOUGHT)],
+            "images": ["own.png"],
+        },
+        *([OWN, ASKED], "6", THOUGHT),
+    ),
+    "ms-swift for GRPO": (
+        {"messages": [says("user", "<image>What is the area?")], "images": [stored(ONE)], "solution": "6"},
+        *([SYSTEM, ASKED], "6", None),
+    ),
+    "ms-swift with `query`": (
+        {
+            **{"system": "You help.", "query": "<image>What is the area?", "response": THOUGHT, "images": ["own.png"]},
+            "history": [["What is it?", "A triangle."]],
+        },
+        [OWN, ("user", "What is it?"), ("assistant", "A triangle."), ASKED],
+        *("6", THOUGHT),
+    ),
+    "LLaMA-Factory": (
+        {"messages": [says("user", "<image>What is the area?"), says("assistant", "6")], "images": ["own.png"]},
+        *([SYSTEM, ASKED], "6", "6"),
+    ),
+    "LLaMA-Factory's ShareGPT": (
+        {
+            "conversations": [
+                says("human", "<image>What is the area?", "from", "value"),
+                says("gpt", f"{THOUGHT}<|im_end|>", "from", "value"),
+            ],
+            **{"system": "You help.", "images": ["own.png"]},
+        },
+        *([OWN, ASKED], "6", THOUGHT),
+    ),
+    "Alpaca": (
+        {"instruction": "What is", "input": "the area?", "output": THOUGHT, "images": ["own.png"]},
+        *([SYSTEM, ("user", ONE, "What is\nthe area?")], "6", THOUGHT),
+    ),
+    "TRL": (
+        {
+            "prompt": [says("user", [{"type": "image", "text": None}, {"type": "text", "text": "What is the area?"}])],
+            "completion": [says("assistant", [{"type": "text", "text": THOUGHT}])],
+            "images": [stored(ONE)],
+        },
+        *([ASKED], "6", THOUGHT),
+    ),
+    "llava-instruct-mix-vsft": (
+        {
+            "messages": [
+                says(
+                    "user",
+                    [
+                        {"index": None, "text": "Not this:", "type": "text"},
+                        {"index": 1, "text": None, "type": "image"},
+                        {"index": None, "text": "What is the area?", "type": "text"},
+                        {"index": 0, "text": None, "type": "image"},
+                    ],
+                ),
+                says("assistant", [{"index": None, "text": PROSE, "type": "text"}]),
+            ],
+            "images": [stored(ONE), stored(TWO)],
+        },
+        [SYSTEM, ("user", "Not this:", TWO, "What is the area?", ONE)],
+        *(None, PROSE),
+    ),
+}  # fmt: skip
+
+
+def written(folder, row, **options):
+    """(record, what its turns say, pictures as their bytes)."""
+    (folder / "own.png").write_bytes(ONE)
+    options = Conversion(folder / "train.jsonl", folder / "images", **options)
+    record = convert_row(row, options, folder, "0")
+    return record, [shown(turn, folder) for turn in json.loads(record["message"])]
+
+
+def shown(turn, folder):
+    content = turn["content"]
+    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    said = [part["text"] if part["type"] == "text" else (folder / part["image"]).read_bytes() for part in parts]
+    return turn["role"], *said
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_what_is_asked_the_label_and_the_demonstration(tmp_path, processor, name):
+    row, turns, answer, response = LAYOUTS[name]
+    if "image_urls" in row:
+        row = row | {"image_urls": [url.format(folder=tmp_path) for url in row["image_urls"]]}
+    record, found = written(tmp_path, row)
+    assert found == turns
+    assert (record.get("answer"), record.get("response")) == (answer, response)
+    (tmp_path / "train.jsonl").write_text(json.dumps(record))
+    store = ImageStore.from_options(Data(), processor.image_processor)
+    loaded = load_prompts([tmp_path / "train.jsonl"], Data(), processor, store, with_responses=response is not None)
+    assert loaded.prompts[0].answer == (answer or "")
+    said = processor.tokenizer.decode(loaded.responses[0])
+    assert said == (f"{response}<|im_end|>" if response else "")
+
+
+def test_the_page_names_each_layout_and_no_other():
+    table = PAGE.partition("| layout |")[2].partition("\n\n")[0]
+    rows = [row.strip("|").split(" | ") for row in table.splitlines()[2:]]
+    named = [name.strip() for row in rows for name in re.split(r", |; ", row[-1]) if name.strip()]
+    assert sorted(named) == sorted(LAYOUTS)
+
+
+@pytest.mark.parametrize(
+    "row, kind, reason",
+    [
+        ({"messages": [says("user", "1?")], "images": []}, "answer", "got None"),
+        ({"messages": [says("user", "1?"), says("assistant", THOUGHT)], "videos": ["a.mp4"]}, "message", "has videos"),
+        ({"messages": [says("user", "<image>?"), says("assistant", "1")]}, "question", "for 0 pictures"),
+        ({"messages": [says("assistant", "1")]}, "message", "nobody asks"),
+        ({"messages": [{"role": "user", "content": None}]}, "message", "with from and value, got"),
+        ({"messages": "[{"}, "message", "no JSON"),
+        ({"messages": [says("user", "1?<|im_end|>"), says("assistant", "1")]}, "message", "<|im_end|> in a text"),
+        ({"messages": [says("user", "1?"), says("assistant", "<|image_pad|>")]}, "response", "holds <|image_pad|>"),
+        ({"problem": "1?", "solution": "One adds both sides, and so on." * 9}, "answer", "solution has no answer in"),
+        ({"problem": "1?", "solution": "<answer>1"}, "answer", "one pair of <answer> tags"),
+        ({"query": "1?", "response": "1", "history": ["0?"]}, "message", "pairs of question and answer"),
+        ({"prompt": [says("user", "1?")], "completion": [says("robot", "1")]}, "response", "role 'robot'"),
+        ({"question": "1?", "answer": "1", "image": "http://x/y.png"}, "picture", "read from disk only"),
+    ],
+)
+def test_rows_that_are_no_training_lines_are_named(tmp_path, row, kind, reason):
+    with pytest.raises(BadRow) as error:
+        written(tmp_path, row)
+    assert error.value.kind == kind and reason in str(error.value)
+
+
+def test_an_assistants_last_turn_is_a_demonstration_in_every_layout_of_turns(tmp_path):
+    turns = [says("user", "2 * 3?"), says("assistant", "6")]
+    for name in ("message", "prompt", "conversations", "messages"):
+        record, found = written(tmp_path, {name: turns}, system="")
+        assert found == [("user", "2 * 3?")] and (record["answer"], record["response"]) == ("6", "6")
+    record, _ = written(tmp_path, {"messages": json.dumps(turns), "answer": "7", "id": "a"})
+    assert (record["id"], record["answer"], record["response"]) == ("a", "7", "6")
+
+
+def test_columns_of_other_names_and_many_responses(tmp_path):
+    row = {"question": "1?", "answer": "1", "cot": THOUGHT}
+    assert written(tmp_path, row, columns=Columns(response="cot"))[0]["response"] == THOUGHT
+    row = {"question": "1?", "answer": "1", "response": ["1", "2"]}  # what a model drew, not what it shall say
+    assert "response" not in written(tmp_path, row)[0]
+    with pytest.raises(BadRow, match="response must be a text"):
+        written(tmp_path, row, columns=Columns(response="response"))
+
+
+def test_demonstrations_that_do_not_do_what_their_system_turn_asks_for_are_told(tmp_path, caplog):
+    rows = [{"query": "1?", "response": response} for response in ("1", THOUGHT, "2")]
+    rows.append({"query": "1?", "response": "1", "system": "You help."})
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    logger.addHandler(caplog.handler)
+    try:
+        convert([tmp_path / "rows.json"], Conversion(tmp_path / "train.jsonl", tmp_path / "images"))
+        assert "2 responses have no <answer>, which their system turn asks for" in caplog.text
+        caplog.clear()
+        convert([tmp_path / "rows.json"], Conversion(tmp_path / "train.jsonl", tmp_path / "images", system=""))
+        assert not caplog.text
+    finally:
+        logger.removeHandler(caplog.handler)
+
+
+@pytest.mark.parametrize(
+    "name, answers, responses", [("lf.json", ["6"], ["6"]), ("swift.jsonl", ["6", "4"], [THOUGHT])]
+)
+def test_sets_for_ms_swift_and_llama_factory(tmp_path, name, answers, responses):
+    source = CASES / "messages_layout" / name
+    if not source.exists():
+        pytest.skip(f"{source} is not here")
+    convert([source], Conversion(tmp_path / "train.jsonl", tmp_path / "images"))
+    records = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
+    assert [record["answer"] for record in records] == answers
+    said = [record["response"].replace("2*3", "2 * 3") for record in records if "response" in record]
+    assert said == responses
+    picture = (CASES / "messages_layout" / "p28.png").read_bytes()
+    for record in records:
+        parts = json.loads(record["message"])[-1]["content"]
+        assert [part["type"] for part in parts] == ["image", "text"]
+        assert (tmp_path / parts[0]["image"]).read_bytes() == picture
