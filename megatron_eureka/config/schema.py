@@ -121,6 +121,9 @@ class Reward(Section):
     )
     service_concurrency: Processes = Field(8, description="Requests to a service at a time, by each engine.")
     service_retries: NonNegativeInt = Field(3, description="Further requests, with growing pauses, after a failed one.")
+    on_failure: Literal["stop", "continue"] = Field(
+        "stop", description="When a reward fails on every sample of a step: stop the run, or go on with 0 for it."
+    )
     shuffle: bool = Field(False, description="Control experiment: permute the rewards over the whole batch.")
     overlong: Overlong = Overlong()
     repetition: Repetition = Repetition()

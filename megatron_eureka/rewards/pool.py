@@ -53,16 +53,23 @@ class VerifierPool:
         timeout_s: limit of one call; the worker is then killed and replaced.
         verifier: the file whose functions are called.
         memory_bytes: address space of a process; 0: no limit.
+        log_failures: say so of the first calls that failed; else whoever calls tells.
     """
 
     def __init__(
-        self, workers: int, timeout_s: float, verifier: str | Path = VERIFIER, memory_bytes: int = MEMORY_BYTES
+        self,
+        workers: int,
+        timeout_s: float,
+        verifier: str | Path = VERIFIER,
+        memory_bytes: int = MEMORY_BYTES,
+        log_failures: bool = True,
     ):
         self.counters = {"timeouts": 0, "errors": 0}
         self._num_workers = workers
         self._timeout_s = timeout_s
         self._verifier = str(verifier)
         self._memory_bytes = memory_bytes
+        self._log_failures = log_failures
         self._lock = threading.Lock()
         self._workers: list[_Worker] = []
         self._pid = os.getpid()
@@ -141,8 +148,8 @@ class VerifierPool:
         if status != "ok":
             counter = "timeouts" if status == "timeout" else "errors"
             self.counters[counter] += 1
-            if self.counters[counter] <= MAX_LOGGED:
-                logger.warning("Verification failed (%s) and scores 0: %.500r", value, job.calls[call][1])
+            if self._log_failures and self.counters[counter] <= MAX_LOGGED:
+                logger.warning("Verification failed (%s) and scores 0: %.100r", value, job.calls[call][1])
 
     def _forget(self, worker: _Worker) -> None:
         worker.stop()

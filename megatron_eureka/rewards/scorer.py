@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from megatron_eureka.rewards.batcher import Batcher
 from megatron_eureka.rewards.components import Batch, Components
+from megatron_eureka.rewards.failures import Failures
 from megatron_eureka.rewards.format import score_format
 from megatron_eureka.rewards.overlong import score_overlong
-from megatron_eureka.rewards.pool import VerifierPool
+from megatron_eureka.rewards.pool import Outcome, VerifierPool
 from megatron_eureka.rewards.repetition import score_repetition
 from megatron_eureka.rewards.service import RewardService
 from megatron_eureka.rewards.user import UserReward
@@ -64,7 +65,8 @@ class Scorer:
     def __init__(self, options: Reward, max_response_tokens: int):
         self.options = options
         self._max_response_tokens = max_response_tokens
-        self._pool = VerifierPool(options.workers, options.timeout_s)
+        self._pool = VerifierPool(options.workers, options.timeout_s, log_failures=False)
+        self._failures = Failures("accuracy", "the verification of answers", ("accuracy",))
         self._verifier = Batcher(self._verify)
         self._users: list[UserReward | RewardService] = [
             UserReward(reference, options.function_timeout_s) for reference in options.functions
@@ -82,6 +84,13 @@ class Scorer:
         for user in self._users:
             counted.update(user.counters)
         return dict(counted)
+
+    def take_failures(self) -> list[Failures]:
+        """Of each source (the verification, functions, services), in this order, what failed since the last call.
+
+        Call it when all results that were asked for are there.
+        """
+        return [failures.take() for failures in (self._failures, *(user.failures for user in self._users))]
 
     def submit(
         self, prompts: list[str], responses: list[str], labels: list[str], num_tokens: list[int] | None = None
@@ -114,7 +123,15 @@ class Scorer:
         outcomes = self._pool.run([("score_accuracy", (*pair, self.options.compat)) for pair in pairs])
         scores = [outcome.value if outcome.status == "ok" else 0.0 for outcome in outcomes]
         found = dict(zip(pairs, scores, strict=True))
+        self._count(batches, dict(zip(pairs, outcomes, strict=True)))
         return [[found[pair] for pair in batch] for batch in batches]
+
+    def _count(self, batches: Sequence[Sequence[Pair]], outcomes: dict[Pair, Outcome]) -> None:
+        """Book what failed; pairs of a batch that agree are a sample each."""
+        for pair in (pair for batch in batches for pair in batch):
+            self._failures.samples += 1
+            if outcomes[pair].status != "ok":
+                self._failures.lose(1, f"{outcomes[pair].value}, of an answer to the label {pair[1]!r:.80}")
 
     def _ours(self, response: str, num_tokens: int | None) -> Components:
         """What takes no time: format and penalties."""

@@ -10,9 +10,8 @@ from concurrent.futures import Future
 
 import httpx
 
-from megatron_eureka.log import logger
 from megatron_eureka.rewards.components import Batch, Components, by_sample, check_components
-from megatron_eureka.rewards.pool import MAX_LOGGED
+from megatron_eureka.rewards.failures import Failures
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 8.0  # before the first retry; doubled for each further one
 MAX_FAILED = 3
@@ -32,7 +31,8 @@ class RewardService:
         retries: further requests after one that failed.
         concurrency: batches that are under way at a time.
 
-    `counters`: samples that scored nothing here, by "timeouts" and "errors". Close it to end its thread.
+    `counters`: samples that scored nothing here, by "timeouts" and "errors"; `failures`: the same for a step's account.
+    Close it to end its thread.
 
     Raises:
         ValueError: no http address.
@@ -42,6 +42,8 @@ class RewardService:
         check_address(url)
         self.url = url
         self.counters: Counter[str] = Counter()
+        address = httpx.URL(url)
+        self.failures = Failures(f"{address.netloc.decode()}{address.path}", f"reward service {url}")
         self._timeout_s, self._retries = timeout_s, retries
         self._places = asyncio.Semaphore(concurrency)
         self._open = 0  # batches that wait or are under way
@@ -81,6 +83,7 @@ class RewardService:
         if not self._open:
             self._failed_in_a_row = 0
         self._open += 1
+        self.failures.samples += len(batch.responses)
         try:
             async with self._places:
                 scores = await self._ask_patiently(batch)
@@ -89,8 +92,7 @@ class RewardService:
         except _Failure as failure:
             self._failed_in_a_row += 1
             self.counters[failure.counter] += len(batch.responses)
-            if self.counters.total() <= MAX_LOGGED * len(batch.responses):
-                logger.warning("%d samples score 0: reward service %s: %s", len(batch.responses), self.url, failure)
+            self.failures.lose(len(batch.responses), failure)
             return [dict.fromkeys(self._known or (), 0.0) for _ in batch.responses]
         finally:
             self._open -= 1
@@ -144,13 +146,10 @@ class RewardService:
             if self._known is None:
                 raise
             raise _Failure(str(error)) from error
-        self._known = tuple(result)
+        self._known = self.failures.components = tuple(result)
         scores = by_sample(result, num_samples)
-        lacking = sum(len(score) < len(result) for score in scores)
-        if lacking:
-            self.counters["errors"] += lacking
-            logger.warning("Reward service %s: no finite number for %d samples, which score 0", self.url, lacking)
-        return scores
+        self.counters["errors"] += self.failures.lose_missing(result, scores)
+        return [dict.fromkeys(result, 0.0) | score for score in scores]
 
 
 def check_address(url: str) -> None:

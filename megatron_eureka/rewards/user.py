@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
-from megatron_eureka.log import logger
 from megatron_eureka.rewards.batcher import Batcher
 from megatron_eureka.rewards.components import Batch, Components, by_sample, check_components
-from megatron_eureka.rewards.pool import MAX_LOGGED, START_LIMIT_S, WORKER, Outcome, VerifierPool, worker_environment
+from megatron_eureka.rewards.failures import Failures
+from megatron_eureka.rewards.pool import START_LIMIT_S, WORKER, Outcome, VerifierPool, worker_environment
 
 MAX_TIMEOUTS = 3  # of single samples, after which nothing that waits is tried
 
@@ -22,13 +22,15 @@ class UserReward:
     """The function behind `path/to/file.py:name`: (prompts, responses, labels) -> {component: [a number a sample]}.
 
     A call that raises or runs past its time is repeated sample by sample; the samples that fail again score nothing
-    for this function and are counted, and so do those that wait behind a function that keeps on hanging.
+    for this function and are counted, and so do those that wait behind a function that keeps on hanging. What is no
+    finite number (a text, None, NaN) is a failure for that component of its sample.
 
     Args:
         reference: `path/to/file.py:name`.
         timeout_s: limit of a call.
 
-    `counters`: samples that scored nothing, by "timeouts" and "errors". Close it to end its process and thread.
+    `counters`: samples that scored nothing, by "timeouts" and "errors"; `failures`: the same for a step's account.
+    Close it to end its process and thread.
 
     Raises:
         ValueError: the reference has another form, the file cannot be read, or the function is missing.
@@ -37,7 +39,8 @@ class UserReward:
     def __init__(self, reference: str, timeout_s: float):
         file, self.name = find_function(reference)
         self.counters: Counter[str] = Counter()
-        self._pool = VerifierPool(1, timeout_s, file, memory_bytes=0)
+        self.failures = Failures(self.name, f"reward function {reference}")
+        self._pool = VerifierPool(1, timeout_s, file, memory_bytes=0, log_failures=False)
         self._batcher = Batcher(self._score_all)
         self._timeouts = 0  # of single samples among the batches at hand
 
@@ -45,8 +48,8 @@ class UserReward:
         """Call the function with a batch beside whatever the caller does until it asks for the result.
 
         Returns:
-            components of each sample; empty for those on which the function failed. Raises ValueError for a result of
-            a wrong form, which no retry mends.
+            components of each sample; those that are known are 0 where the function failed. Raises ValueError for a
+            result of a wrong form, which no retry mends.
         """
         return self._batcher.submit(batch)
 
@@ -60,6 +63,7 @@ class UserReward:
         return [self._score(batch) for batch in batches]
 
     def _score(self, batch: Batch) -> list[Components]:
+        self.failures.samples += len(batch.responses)
         outcome = self._call(batch)
         if outcome.status == "ok":
             return self._by_sample(outcome.value, len(batch.responses))
@@ -71,9 +75,8 @@ class UserReward:
             return self._by_sample(outcome.value, 1)
         self._timeouts += outcome.status == "timeout"
         self.counters["timeouts" if outcome.status == "timeout" else "errors"] += 1
-        if self.counters.total() <= MAX_LOGGED:
-            logger.warning("Reward function %s failed and the sample scores 0: %s", self.name, outcome.value)
-        return [{}]
+        self.failures.lose(1, outcome.value)
+        return [dict.fromkeys(self.failures.components, 0.0)]
 
     def _call(self, batch: Batch) -> Outcome:
         if self._timeouts >= MAX_TIMEOUTS:
@@ -83,12 +86,10 @@ class UserReward:
 
     def _by_sample(self, result: object, num_samples: int) -> list[Components]:
         check_components(result, num_samples, self.name)
+        self.failures.components = tuple(result)
         scores = by_sample(result, num_samples)
-        for score in scores:
-            if len(score) < len(result):
-                self.counters["errors"] += 1
-                logger.warning("Reward function %s returned no finite number for a sample, which scores 0", self.name)
-        return scores
+        self.counters["errors"] += self.failures.lose_missing(result, scores)
+        return [dict.fromkeys(result, 0.0) | score for score in scores]
 
 
 def find_function(reference: str) -> tuple[Path, str]:

@@ -18,6 +18,7 @@ from megatron_eureka.data.stream import PromptStream
 from megatron_eureka.log import logger
 from megatron_eureka.rl.filters import verdict
 from megatron_eureka.rollout.buffer import from_plain, to_plain
+from megatron_eureka.rollout.failures import Failing, told_failures
 from megatron_eureka.rollout.protocol import Engine, GenerateRequest, Refusal, SamplingOptions, sampling_seed
 from megatron_eureka.types import Group, Prompt, Sample
 
@@ -32,7 +33,7 @@ class Pending(Protocol):
     def result(self) -> list[dict[str, float]]: ...
 
 
-class Scores(Protocol):
+class Scores(Failing, Protocol):
     """What scores the responses to a prompt (`rewards.Scorer`)."""
 
     def submit(self, prompts: list[str], responses: list[str], labels: list[str], num_tokens: list[int]) -> Pending: ...
@@ -45,6 +46,7 @@ class Collected:
     groups: tuple[Group, ...]  # what the step trains on
     generated: tuple[Group, ...]  # all that was generated in the step, for metrics and the log
     counters: dict[str, int] = field(default_factory=dict)  # filter/*, rollout/*
+    failed: dict[str, float] = field(default_factory=dict)  # source of rewards -> share of samples that it failed on
 
 
 def sample_groups(
@@ -151,10 +153,12 @@ class Collector:
         """The groups of a step, the same on every rank.
 
         Raises:
-            RuntimeError: `algorithm.filter.max_rounds` rounds in a row left nothing to train on.
+            RuntimeError: a source of rewards failed on every sample (`reward.on_failure`), or
+                `algorithm.filter.max_rounds` rounds in a row left nothing to train on.
         """
         options, wanted = self.config.algorithm.filter, self.config.rollout.prompts_per_step
         counters: Counter[str] = Counter()
+        self.scorer.take_failures()  # those of an evaluation in between
         kept, generated = self._fresh_surplus(counters), []
         for round_number in range(options.max_rounds):
             missing = wanted - len(kept)
@@ -163,11 +167,12 @@ class Collector:
             groups = self._round(step, round_number, self._num_prompts(missing, counters), counters)
             generated += groups
             kept += self._filtered(groups, counters)
+        failed = told_failures(self.scorer, step, self.config.reward.on_failure)
         if not kept:
             raise RuntimeError(self._nothing_left(step, counters))
         self.surplus = kept[wanted:]
         counters["filter/buffer"] = len(self.surplus)
-        return Collected(tuple(kept[:wanted]), tuple(generated), dict(counters))
+        return Collected(tuple(kept[:wanted]), tuple(generated), dict(counters), failed)
 
     def _fresh_surplus(self, counters: Counter[str]) -> list[Group]:
         oldest = self.engine.policy_version - self.config.algorithm.filter.max_staleness

@@ -58,6 +58,7 @@ def rollout_metrics(collected: Collected, policy_version: int) -> dict[str, floa
         "filter/staleness/mean": statistics.fmean(ages),
         "filter/staleness/max": float(max(ages)),
     }
+    metrics |= {f"reward/failed/{name}": share for name, share in collected.failed.items()}
     return metrics | {name: float(collected.counters.get(name, 0)) for name in COUNTERS}
 
 

@@ -27,6 +27,7 @@ MAY_CHANGE = (
     "launch.",
     "logging.",
     "parallel.",  # the checkpoint holds its layout and refuses another one itself
+    "reward.on_failure",
     "reward.timeout_s",
     "reward.workers",
     "rollout.gpu_memory_utilization",

@@ -181,7 +181,7 @@ def test_a_wrong_form_is_refused_until_there_was_a_good_reply(serve):
 def test_values_that_are_no_finite_numbers_score_nothing(serve):
     big = b"1" + b"0" * 400
     scores, counters = call(serve((200, b'{"a": [NaN, 1], "b": ["x", 2], "c": [' + big + b", 3]}")).url)
-    assert scores == [{}, {"a": 1.0, "b": 2.0, "c": 3.0}] and counters["errors"] == 1
+    assert scores == [{"a": 0.0, "b": 0.0, "c": 0.0}, {"a": 1.0, "b": 2.0, "c": 3.0}] and counters["errors"] == 1
 
 
 def test_batches_are_sent_as_they_come_some_at_a_time(serve):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 
+from megatron_eureka.rewards.failures import Failures
 from megatron_eureka.rollout.protocol import GenerateRequest, Refusal, SamplingOptions
 from megatron_eureka.types import ImageKey, Prompt, Sample
 
@@ -84,6 +85,10 @@ class CountingScorer:
     def __init__(self):
         self.calls: list[tuple[list[str], list[str], list[str]]] = []
         self.scored = 0
+        self.failures = [Failures("accuracy", "the verification of answers", ("accuracy",))]
+
+    def take_failures(self) -> list[Failures]:
+        return [failures.take() for failures in self.failures]
 
     def submit(
         self, prompts: list[str], responses: list[str], labels: list[str], num_tokens: list[int]

@@ -26,7 +26,8 @@ def test_rewards_and_lengths_are_of_what_was_generated_and_ages_of_what_is_train
     old, fresh, dropped = group(2, [1, 0], [2, 4]), group(3, [1, 1], [1, 5]), group(3, [0, 0], [3, 5])
     counters = {"filter/kept": 1, "filter/dropped_hard": 1, "filter/buffer": 7, "rollout/rounds": 2}
     counters["rollout/prompts"] = 9
-    metrics = rollout_metrics(Collected((old, fresh), (fresh, dropped), counters), policy_version=4)
+    collected = Collected((old, fresh), (fresh, dropped), counters, {"accuracy": 0.0, "short": 0.25})
+    metrics = rollout_metrics(collected, policy_version=4)
     expected = {
         "reward/accuracy/mean": 0.5,  # two of four
         "reward/total/mean": 0.75,
@@ -45,6 +46,8 @@ def test_rewards_and_lengths_are_of_what_was_generated_and_ages_of_what_is_train
         "rollout/prompts": 9.0,
         "rollout/refused": 0.0,
         "rollout/rounds": 2.0,
+        "reward/failed/accuracy": 0.0,
+        "reward/failed/short": 0.25,
     }
     assert metrics == expected
 
