@@ -6,7 +6,8 @@
 A request is {"prompts": [...], "responses": [...], "labels": [...]}, the responses to one prompt, which stands once a
 response; the reply is {component: [a number a sample]}, added to the total and logged as `reward/COMPONENT/mean`.
 Requests come while other prompts are generated, `reward.service_concurrency` at a time. Those that fail or take longer
-than `reward.service_timeout_s` are repeated `reward.service_retries` times; then the samples score 0 here.
+than `reward.service_timeout_s` are repeated `reward.service_retries` times; then the samples score 0 here, and a run
+whose service fails on every sample of a step stops (`reward.on_failure`).
 
 It listens on this machine alone. One for other machines needs --host, and a network whose every member may use it.
 """

@@ -3,7 +3,9 @@
 A function gets the responses to one prompt (which stands once a response, as the label does) and returns a list of
 numbers for each component that it names; the components are logged as `reward/NAME/mean`. It runs in a process of its
 own while other prompts are generated, `reward.function_timeout_s` at most for a call. If it raises or takes longer, it
-is called again for each sample alone, and those that fail again score nothing.
+is called again for each sample alone, and those that fail again score 0 for this function alone; so do texts, None and
+NaN where a number is wanted. A warning a step says so, `reward/failed/NAME` is the share, and a run whose function
+fails on every sample of a step stops (`reward.on_failure`).
 """
 
 import re
