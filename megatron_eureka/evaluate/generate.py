@@ -31,7 +31,7 @@ from megatron_eureka.types import Group, Prompt
 from megatron_eureka.weights import megatron_to_hf
 
 ALONE_ON_GPU = 0.85  # share of its memory: there is no trainer beside the engine (not yet run on a GPU)
-UNREADABLE = "no prompt could be made of it: longer than data.max_prompt_tokens, a broken picture, or chat tokens"
+UNREADABLE = "no prompt could be made of it: too long for data.max_prompt_tokens, broken picture, or chat tokens in it"
 
 
 @dataclass(frozen=True)
