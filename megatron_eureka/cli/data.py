@@ -150,6 +150,7 @@ def _measures(report: Report) -> dict[str, object]:
     return {
         "answers": report.answers.get("kinds"),
         "answers that can be verified": None if rate is None else f"{rate:.1%}",
+        "responses without an answer, for SFT alone": report.answers.get("without"),
         **{f"prompt {name}": value for name, value in report.prompts.items()},
         **{f"image {name}": value for name, value in report.images.items()},
         "held against": report.tests,

@@ -107,6 +107,8 @@ def expand(engine_token_ids: Iterable[int], images: Iterable[ImageKey], image_to
 def _lines(paths: Iterable[str | Path], options: Data) -> Iterator[tuple[str, Path, bytes]]:
     """(file:line, folder that image paths start from, content) of every line that is not blank."""
     for path in map(Path, paths):
+        if path.is_dir():
+            raise ValueError(f"{path} is a folder. Give its JSONL files in data.train or evaluation.data.")
         if not path.is_file():
             raise ValueError(f"{path}: no such file. Check data.train and evaluation.data.")
         check_is_jsonl(path)

@@ -119,10 +119,13 @@ def check_is_jsonl(path: Path) -> None:
     """Refuse tables of other kinds, whose every line would be called broken.
 
     Raises:
-        ValueError: it is one.
+        ValueError: it is one, or cannot be read.
     """
-    with path.open("rb") as file:
-        start = file.read(64).lstrip()
+    try:
+        with path.open("rb") as file:
+            start = file.read(64).lstrip()
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror or error}") from error
     kind = "parquet" if start.startswith(b"PAR1") else ""
     if path.suffix == ".json" and start.startswith(b"["):
         kind = "a JSON list"

@@ -1,7 +1,9 @@
 """docs/data.md: its commands run in their order, and its tables are the code's; exit codes of the command line."""
 
+import errno
 import glob
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -147,3 +149,23 @@ def test_help(command):
 
     result = CliRunner().invoke(app, [*command.split(), "--help"])
     assert result.exit_code == 0 and (command == "data" or "Examples:" in result.output)
+
+
+def test_demonstrations_without_an_answer_are_counted_in_the_open(run, tmp_path):
+    lines = [{"message": [{"role": "user", "content": f"{n}?"}], "response": "A long story."} for n in range(2)]
+    lines += [{"message": [{"role": "user", "content": "1 + 1?"}], "answer": "2"}]
+    (tmp_path / "sft.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    status, out, _ = run(f"megatron-eureka data check {tmp_path}/sft.jsonl")
+    assert status == 0 and "responses without an answer, for SFT alone: 2\n" in out
+
+
+def test_a_full_disk_is_one_message_and_exit_code_1(run, folder, monkeypatch):
+    def fail(source, target):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", fail)
+    status, out, err = run(
+        "megatron-eureka data convert raw/mine.json --question text --answer gold --out full/x.jsonl"
+    )
+    assert status == 1 and not out and err.startswith("error: full/x.jsonl: the disk of ") and "is full" in err
+    assert list((folder / "full").iterdir()) == []

@@ -226,6 +226,8 @@ def test_tables_of_other_kinds_are_named_before_any_line(folder, processor):
 
 def test_missing_files_and_blank_lines(folder, processor):
     assert len(load(folder, processor, line(), "", "  ", line())) == 2
+    with pytest.raises(ValueError, match="is a folder. Give its JSONL files"):
+        load_prompts([folder], OPTIONS, processor, None)
     with pytest.raises(ValueError, match="gone.jsonl: no such file"):
         load_prompts([folder / "gone.jsonl"], OPTIONS, processor, None)
 
