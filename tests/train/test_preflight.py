@@ -10,6 +10,7 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
 
 from megatron_eureka.config.load import dump, load_config
 from megatron_eureka.train.preflight import preflight
@@ -212,6 +213,20 @@ def test_what_a_run_will_load_the_dry_run_loads(look, model, name, content, part
     (model / name).write_text(content)
     answer = look(model__path=model)[1]
     assert isinstance(answer, str) and part in answer and len(answer) < 1000, answer
+
+
+def test_a_tokenizer_of_another_size_than_the_model(look, model):
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.add_tokens([f"<extra_{number}>" for number in range(40)])
+    tokenizer.save_pretrained(model)
+    answer = look(model__path=model)[1]
+    assert "has ids up to 393, the model has 384 rows of embeddings" in answer
+
+
+def test_a_picture_token_of_another_model(look, model):
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"image_token_id": 353}))
+    assert "<|image_pad|> has the id 352 in the tokenizer" in look(model__path=model)[1]
 
 
 def test_a_megatron_checkpoint_is_looked_at_too(look, model, tmp_path):
