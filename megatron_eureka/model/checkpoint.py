@@ -14,6 +14,7 @@ from megatron.core.dist_checkpointing.core import CheckpointingException
 from megatron.core.dist_checkpointing.mapping import ShardedObject
 from megatron.core.dist_checkpointing.strategies.common import COMMON_STATE_FNAME
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.metadata import Metadata
 
 from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.model.qwen2_5_vl import Qwen2_5_VL, named_weights
@@ -23,8 +24,13 @@ from megatron_eureka.weights.companions import read_description
 from megatron_eureka.weights.integrity import check_hashes, check_share
 from megatron_eureka.weights.stored import stored_rules, stored_tensor
 from megatron_eureka.weights.torch_dist import METADATA
-from megatron_eureka.weights.torch_dist_index import load_metadata
+from megatron_eureka.weights.torch_dist_index import check_files, load_metadata
 from megatron_eureka.weights.torch_dist_reader import TorchDistReader
+
+
+class DamagedCheckpoint(ValueError):
+    """Files of a checkpoint are missing, cut off or unreadable; another one may be whole."""
+
 
 # Older runs stored waiting groups as these; they hold fields and run nothing.
 _OLDER_CLASSES = [Group, Prompt, Sample, ImageKey]
@@ -98,11 +104,9 @@ def load_sharded(
         the same dictionaries with what was loaded, and the checkpoint's plain objects beside them.
 
     Raises:
-        ValueError: the checkpoint cannot be read, or does not hold what is asked for.
+        ValueError: the checkpoint does not hold what is asked for; as a `DamagedCheckpoint` where it cannot be read.
     """
-    read_description(Path(folder))
-    read_plain_objects(folder)
-    stored = load_metadata(Path(folder) / METADATA).state_dict_metadata
+    stored = check_whole(folder).state_dict_metadata
     absent = {
         (name, key)
         for name, part in state.items()
@@ -117,7 +121,7 @@ def load_sharded(
         with plain_objects():
             loaded = dist_checkpointing.load(present, str(folder))
     except (CheckpointingException, CheckpointException, KeyError, OSError) as error:
-        raise ValueError(
+        raise DamagedCheckpoint(
             f"The Megatron checkpoint {folder} cannot be loaded: {reason(error)}. Copy it again, or give another one."
         ) from error
     for name, key in absent:
@@ -128,9 +132,37 @@ def load_sharded(
 def reason(error: BaseException) -> str:
     """What went wrong on the first rank that failed, where torch's message holds the stacks of all ranks."""
     if not isinstance(error, CheckpointException):
-        return str(error)
+        return str(error) or type(error).__name__
     rank, (cause, _) = min(error.failures.items())
-    return f"rank {rank}: {cause}"
+    return f"rank {rank}: {type(cause).__name__}: {cause}"
+
+
+def check_whole(folder: str | Path) -> Metadata:
+    """Look at what a checkpoint consists of without reading its tensors: in milliseconds, on one rank if need be.
+
+    Returns:
+        its index.
+
+    Raises:
+        DamagedCheckpoint: naming the file that is missing, cut off or unreadable.
+    """
+    try:
+        read_description(Path(folder))
+        metadata = load_metadata(Path(folder) / METADATA)
+        check_files(Path(folder), metadata)
+    except (ValueError, OSError) as error:
+        raise DamagedCheckpoint(str(error)) from error
+    read_plain_objects(folder)
+    return metadata
+
+
+def damage_of(folder: str | Path) -> str | None:
+    """What `check_whole` finds, in words."""
+    try:
+        check_whole(folder)
+    except DamagedCheckpoint as error:
+        return str(error)
+    return None
 
 
 def read_plain_objects(folder: str | Path) -> dict[str, Any]:
@@ -139,11 +171,11 @@ def read_plain_objects(folder: str | Path) -> dict[str, Any]:
     Megatron-Core answers a missing file with an AttributeError, and a damaged one as if a collective had failed.
 
     Raises:
-        ValueError: the file is missing or damaged, or holds a class.
+        DamagedCheckpoint: the file is missing or damaged, or holds a class.
     """
     file = Path(folder) / COMMON_STATE_FNAME
     try:
         with plain_objects():
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # what a damaged pickle raises depends on where it breaks
-        raise ValueError(f"{file} is missing or damaged: {error}. Copy the checkpoint again.") from error
+        raise DamagedCheckpoint(f"{file} is missing or damaged: {error}. Copy the checkpoint again.") from error

@@ -24,6 +24,7 @@ from megatron_eureka.data.processor import load_processor
 from megatron_eureka.data.prompts import PromptSet, load_prompts
 from megatron_eureka.data.stream import PromptStream
 from megatron_eureka.log import logger
+from megatron_eureka.model.checkpoint import DamagedCheckpoint, damage_of
 from megatron_eureka.parallel import groups
 from megatron_eureka.parallel.layout import Layout
 from megatron_eureka.parallel.main_rank import run_on_main
@@ -117,15 +118,39 @@ class Run:
 
         What was logged after it, or without one everything that was logged, is removed: those steps run again.
         """
-        found = [self.folder.last_checkpoint() if self.is_main else None]
-        dist.broadcast_object_list(found, src=0)
-        progress = checkpoint.load(self.policy, found[0]) if found[0] is not None else None
-        if progress is not None:
-            self.step, self.updates = progress["step"], progress["updates"]
-            logger.info("resuming %s after step %d", self.folder.path, self.step)
+        progress = None
+        for folder in run_on_main(self.folder.checkpoints_newest_first, for_all=True):
+            progress = self._load(folder)
+            if progress is not None:
+                self.step, self.updates = progress["step"], progress["updates"]
+                logger.info("resuming %s after step %d", self.folder.path, self.step)
+                break
         if self.is_main:
             self.folder.rewind(self.step if progress is not None else -1)
         return progress
+
+    def _load(self, folder: Path) -> dict[str, Any] | None:
+        """The progress in a checkpoint, which is in place then; None for a damaged one with another one before it.
+
+        Raises:
+            ValueError: it is damaged and there is no other, or it is another run's.
+        """
+        complaint = run_on_main(lambda: damage_of(folder), for_all=True)  # at once; a load may wait for its time-out
+        if complaint is None:
+            try:
+                return checkpoint.load(self.policy, folder)
+            except DamagedCheckpoint as error:
+                complaint = str(error)
+        if run_on_main(self.folder.checkpoints_newest_first, for_all=True)[-1] == folder:
+            raise ValueError(
+                f"{complaint} No other checkpoint of {self.folder.path} is whole. Set logging.resume=never and "
+                "logging.overwrite=true to begin again, or choose another logging.name."
+            )
+        if self.is_main:
+            aside = self.folder.set_aside(folder)
+            logger.warning("%s The run goes on from the checkpoint before it; %s may be removed.", complaint, aside)
+        dist.barrier()
+        return None
 
     @functools.cached_property
     def weight_source(self) -> ShardedSource:

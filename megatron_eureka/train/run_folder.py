@@ -140,10 +140,21 @@ class RunFolder:
             if entry.name != ".lock":
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
-    def last_checkpoint(self) -> Path | None:
-        """The newest whole checkpoint; half-written ones have another name and do not count."""
+    def checkpoints_newest_first(self) -> list[Path]:
+        """The checkpoints that were written to their end; half-written ones have another name and do not count."""
         steps = [path for path in self.checkpoints.glob("step_*") if path.name.removeprefix("step_").isdigit()]
-        return max(steps, key=lambda path: int(path.name.removeprefix("step_")), default=None)
+        return sorted(steps, key=lambda path: int(path.name.removeprefix("step_")), reverse=True)
+
+    def last_checkpoint(self) -> Path | None:
+        """The newest of them."""
+        return next(iter(self.checkpoints_newest_first()), None)
+
+    def set_aside(self, checkpoint: Path) -> Path:
+        """Give a damaged checkpoint a name under which no run finds it; its step will be saved again."""
+        aside = checkpoint.with_name(f"{checkpoint.name}.damaged")
+        if aside.exists():
+            shutil.rmtree(aside)
+        return checkpoint.rename(aside)
 
     def rewind(self, step: int) -> None:
         """Forget what was logged after `step`: those steps will run again. Also removes half-written checkpoints."""

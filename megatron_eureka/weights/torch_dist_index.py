@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 import zipfile
+from collections import defaultdict
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,7 +21,7 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
-from megatron_eureka.weights.torch_dist import data_offset
+from megatron_eureka.weights.torch_dist import METADATA, data_offset
 
 _STORAGES = {
     torch.float32: "torch.FloatStorage",
@@ -206,3 +207,23 @@ def _stored_bytes(archive: _Part, record: zipfile.ZipInfo) -> bytes:
     if len(data) != record.file_size or record.CRC not in (crc32(data), 0):
         raise ValueError(f"its {record.filename} does not have its check sum")
     return data
+
+
+def check_files(folder: Path, metadata: Metadata) -> None:
+    """Whether the files that an index names are there and long enough; nothing of them is read.
+
+    Raises:
+        ValueError: naming the first that is not.
+    """
+    needed: dict[str, int] = defaultdict(int)
+    for place in metadata.storage_data.values():
+        needed[place.relative_path] = max(needed[place.relative_path], place.offset + place.length)
+    for name, size in needed.items():
+        file = folder / name
+        if not file.is_file():
+            raise ValueError(f"{file} is missing, though {METADATA} names it. Copy the checkpoint again.")
+        if file.stat().st_size < size:
+            raise ValueError(
+                f"{file} is cut off: it has {file.stat().st_size} bytes, {METADATA} names {size}. Copy the "
+                "checkpoint again."
+            )

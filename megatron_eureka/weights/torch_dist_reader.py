@@ -17,7 +17,7 @@ from megatron_eureka.weights.files import OpenFiles, read_exactly
 from megatron_eureka.weights.hf_reader import DTYPES
 from megatron_eureka.weights.stored import LAYERS, Stored, extra_state_keys
 from megatron_eureka.weights.torch_dist import METADATA
-from megatron_eureka.weights.torch_dist_index import RawData, find_raw_data, load_metadata
+from megatron_eureka.weights.torch_dist_index import RawData, check_files, find_raw_data, load_metadata
 
 # What a run's checkpoint holds beside the model.
 RUN_STATE = ("optimizer.", "chained_", "rng_state", "rerun_state", "opt_param_scheduler")
@@ -60,22 +60,8 @@ class TorchDistReader:
         self._files = OpenFiles()
         self._boxes: dict[tuple[str, int | None], list[_Box]] = defaultdict(list)
         self._raw: dict[tuple, RawData] = {}
-        self._check_files(metadata)
+        check_files(self.folder, metadata)
         self._index(metadata)
-
-    def _check_files(self, metadata: Metadata) -> None:
-        needed: dict[str, int] = defaultdict(int)
-        for place in metadata.storage_data.values():
-            needed[place.relative_path] = max(needed[place.relative_path], place.offset + place.length)
-        for name, size in needed.items():
-            file = self.folder / name
-            if not file.is_file():
-                raise ValueError(f"{file} is missing, though {METADATA} names it. Copy the checkpoint again.")
-            if file.stat().st_size < size:
-                raise ValueError(
-                    f"{file} is cut off: it has {file.stat().st_size} bytes, {METADATA} names {size}. Copy the "
-                    "checkpoint again."
-                )
 
     def _index(self, metadata: Metadata) -> None:
         volumes: dict[str, int] = defaultdict(int)
