@@ -23,8 +23,9 @@ def cli(*arguments: str) -> subprocess.CompletedProcess:
         ("configs/qwen2_5_vl_7b_1node.yaml", "8 ranks = ", "memory of the fullest rank"),
     ],
 )
-def test_a_plan_shows_resolved_options_and_the_rank_grid(config, grid, last):
-    result = cli("sft" if "sft" in config else "train", config, "train.seed=7", "--dry-run")
+def test_a_plan_shows_resolved_options_and_the_rank_grid(config, grid, last, tmp_path):
+    options = ["train.seed=7", f"logging.root={tmp_path}"]  # whatever lies in runs/ here
+    result = cli("sft" if "sft" in config else "train", config, *options, "--dry-run")
     assert result.returncode == 0, result.stderr
     options, _, rest = result.stdout.partition(grid)
     assert rest and yaml.safe_load(options)["train"]["seed"] == 7

@@ -119,7 +119,7 @@ def _plan(config: Config, found: Preflight, num_ranks: int) -> str:
         layout.grid(),
         f"{num_ranks // config.rollout.tp} engines of tp {config.rollout.tp}, colocated",
     ]
-    lines += [f"not there yet, a run would be refused: {sentence}" for sentence in found.absent]
+    lines += [f"here and today a run would be refused: {sentence}" for sentence in found.absent]
     if info is None:
         lines.append(f"{config.model.path} is not there yet: what depends on the model was not checked")
         return "\n".join(lines)

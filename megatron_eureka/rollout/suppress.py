@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
 from megatron_eureka.rewards.format import TAGS
+
+_OPENING = re.compile(r"<([A-Za-z][\w-]*)>")
 
 
 class Tokenizer(Protocol):
@@ -41,7 +45,8 @@ def without_end(text: str, end: str) -> str:
 def suppressed_token_ids(vocab_size: int, tokenizer: Tokenizer, stop_ids: tuple[int, ...]) -> tuple[int, ...]:
     """Ids that are never sampled: special tokens that no response needs, and the padding of the vocabulary.
 
-    A response needs the end tokens, and the tags of thinking and answering where they are tokens of their own.
+    A response needs the end tokens, and tags where they are tokens of their own: those of thinking and answering, and
+    other pairs such as <plan> and </plan>, for which a reward may look.
 
     A response with `<|image_pad|>` in it has a visual token without an image, which neither side can forward; an id
     past the tokenizer's has no text. The engine gives these ids a logit of -inf before it normalises, so its log-probs
@@ -53,7 +58,15 @@ def suppressed_token_ids(vocab_size: int, tokenizer: Tokenizer, stop_ids: tuple[
         tokenizer: the model's.
         stop_ids: see `stop_token_ids`; these stay allowed.
     """
-    added = tokenizer.added_tokens_decoder.items()
-    special = {number for number, token in added if token.special and token.content not in TAGS}
+    special = {number: token.content for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    tags = {*TAGS, *_pairs(special.values())}
+    special = {number for number, text in special.items() if text not in tags}
     padding = set(range(vocab_size)) - set(tokenizer.get_vocab().values())
     return tuple(sorted((special | padding) - set(stop_ids)))
+
+
+def _pairs(texts: Iterable[str]) -> set[str]:
+    """Those of the form <name> or </name> whose other one is there too; <s> and </s> bound a text, as bos and eos."""
+    texts = set(texts)
+    names = {match[1] for match in map(_OPENING.fullmatch, texts) if match} - {"s"}
+    return {tag for name in names if f"</{name}>" in texts for tag in (f"<{name}>", f"</{name}>")}

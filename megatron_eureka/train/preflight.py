@@ -31,7 +31,7 @@ class Preflight:
     """What was found of a run that may start."""
 
     info: ModelInfo | None  # None: a plan for a model that is not there yet
-    absent: tuple[str, ...] = ()  # of a plan: what a run here would miss, one sentence each
+    absent: tuple[str, ...] = ()  # of a plan: why a run would be refused here and today, one sentence each
 
 
 def preflight(config: Config, task: Task, num_ranks: int, name: str, *, for_plan: bool = False) -> Preflight:
@@ -43,15 +43,15 @@ def preflight(config: Config, task: Task, num_ranks: int, name: str, *, for_plan
         num_ranks: trainer ranks of the job.
         name: of the run folder where `logging.name` is empty.
         for_plan: a dry run. It loads what a run would load. As long as `model.path` is no folder, the plan is for
-            another machine or a later day, and what is missing here is told and not refused.
+            another machine or a later day, and what this machine lacks is told and not refused.
 
     Raises:
         ValueError: all problems that one look can find, one a line, each with a way out.
     """
     info = _model_info(config.model.path, for_plan)
     ahead = for_plan and not Path(config.model.path).is_dir()
-    missing = tuple([*_files(config, task), *_packages(config)])
-    problems = [*_named_parts(config, task), *_run_folder(config, num_ranks, name)]
+    missing = tuple([*_files(config, task), *_packages(config), *_run_folder(config, num_ranks, name)])
+    problems = [*_named_parts(config, task)]
     if info is not None and not ahead:
         problems += companion_problems(find_model_folder(config.model.path).hf)
     check(config, info, num_ranks, task, [*problems, *(() if ahead else missing)])

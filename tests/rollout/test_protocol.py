@@ -47,12 +47,12 @@ def test_suppressed_are_special_tokens_and_padding_but_no_end_token(tmp_path):
 def test_tags_that_are_special_tokens_may_be_drawn(tmp_path):
     folder = make_model(tmp_path / "m")
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    others = ("<pad>", "<image>")
-    tokenizer.add_tokens([AddedToken(tag, special=True) for tag in (*TAGS, *others)], special_tokens=True)
+    others, pair = ("<pad>", "<image>", "<s>", "</s>", "</left>"), ("<plan>", "</plan>")
+    tokenizer.add_tokens([AddedToken(tag, special=True) for tag in (*TAGS, *others, *pair)], special_tokens=True)
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
     suppressed = suppressed_token_ids(384, tokenizer, (end,))
-    assert len(suppressed) == 13 + len(others) + (384 - 354 - len(TAGS) - len(others))
-    assert not {tokenizer.convert_tokens_to_ids(tag) for tag in TAGS} & set(suppressed)
+    assert len(suppressed) == 13 + len(others) + (384 - 354 - len(TAGS) - len(others) - len(pair))
+    assert not {tokenizer.convert_tokens_to_ids(tag) for tag in (*TAGS, *pair)} & set(suppressed)
     assert {tokenizer.convert_tokens_to_ids(other) for other in others} <= set(suppressed)
 
 

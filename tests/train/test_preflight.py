@@ -240,7 +240,7 @@ def test_a_megatron_checkpoint_is_looked_at_too(look, model, tmp_path):
 
 
 def test_a_plan_ahead_of_the_model_tells_what_is_missing_and_a_run_refuses_it(look):
-    run, plan = look(model__path="models/later", data__train="[gone.jsonl]", logging__wandb_project="")
+    run, plan = look(model__path="models/later", data__train="[gone.jsonl]")
     assert run.startswith("model.path: There is no folder 'models/later'")
     assert plan.info is None and plan.absent == (
         "data.train: gone.jsonl: no such file. Paths start from the working directory.",
