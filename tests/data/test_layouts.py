@@ -277,3 +277,17 @@ def test_sets_for_ms_swift_and_llama_factory(tmp_path, name, answers, responses)
         parts = json.loads(record["message"])[-1]["content"]
         assert [part["type"] for part in parts] == ["image", "text"]
         assert (tmp_path / parts[0]["image"]).read_bytes() == picture
+
+
+@pytest.mark.parametrize(
+    "row, answer",
+    [
+        ({"question": "1?", "answer": "<answer> 1 </answer>"}, "1"),
+        ({"question": "1?", "answer": [r"$\boxed{\frac{1}{2}}$"]}, r"\frac{1}{2}"),
+        ({"question": "Which?", "options": ["one", "two"], "answer": "<answer>two</answer>"}, "B"),
+        ({"message": [says("user", "1?")], "answer": r"\boxed{x}"}, "x"),
+        ({"prompt": [says("user", "1?")], "reward_model": {"ground_truth": "<answer>1</answer>"}}, "1"),
+    ],
+)
+def test_labels_are_bare_in_every_column(tmp_path, row, answer):
+    assert written(tmp_path, row)[0]["answer"] == answer
