@@ -22,6 +22,7 @@ from megatron_eureka.weights import (
     Rule,
     check_tp_size,
     clear_errors,
+    hf_tensors,
     rules_by_name,
     shard_shape,
     shards_to_hf,
@@ -73,6 +74,7 @@ class ShardedSource:
         self._stage = dist.get_rank(pp_group) if pp_group else 0
         self._bucket_bytes, self._frozen = bucket_bytes, frozenset(frozen)
         check_tp_size(info, self._tp_size)
+        self.num_tensors = len(hf_tensors(info))  # of a stream with the frozen ones
         self._parameters = _by_rule(parameters, info, self._tp_size)
         self._owned = self._find_owners(info)
         self._device = next(iter(self._parameters.values())).device
@@ -174,7 +176,7 @@ def export_hf(source: ShardedSource, folder: str | Path, like: str | Path, *, is
             name, tensor = next(stream)
             with clear_errors(Path(folder)), HfWriter(folder, like, tensor.dtype) as writer:
                 writer.write(name, tensor)
-                for name, tensor in progress(stream, "writing weights"):
+                for name, tensor in progress(stream, "writing weights", source.num_tensors - 1):
                     writer.write(name, tensor)
     finally:
         for _ in stream:

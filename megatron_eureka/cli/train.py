@@ -103,6 +103,7 @@ def _run_as_rank(task: Task, config: Config, name: str, body: Callable[[Config, 
     """What torchrun, srun or our launcher started: the ranks that are there, not `launch`, say how many there are."""
     preflight(config, task, int(os.environ["WORLD_SIZE"]), name)
     _tell_doubts(task, config)
+    logger.info("importing torch, transformers and Megatron-Core")
     body(config, name)
 
 

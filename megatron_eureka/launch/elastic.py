@@ -14,6 +14,8 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from megatron_eureka.log import logger
+
 ERRORS = "MEGATRON_EUREKA_ERRORS"  # folder for the ranks' last words
 PARENT = "MEGATRON_EUREKA_PARENT"  # pid of the launcher, with which its ranks end
 BAD_INPUT, FAILED = 2, 1  # exit codes
@@ -50,6 +52,7 @@ def launch_ranks(arguments: Sequence[str], num_ranks: int, module: str = "megatr
     Returns:
         the exit code: 0, or that of the failure, whose cause has been written to standard error.
     """
+    logger.info("starting %d ranks", num_ranks)
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch

@@ -6,11 +6,14 @@ import functools
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 import torch.distributed as dist
 from megatron.core.process_groups_config import ProcessGroupCollection
@@ -62,6 +65,7 @@ class Run:
 
     def open_writer(self) -> None:
         """Start recording, after `step` is known."""
+        logger.info("ready after %.0f s", time.time() - psutil.Process().create_time())
         if self.is_main:
             options = self.config.logging
             self.writer = MetricsWriter(
@@ -213,14 +217,23 @@ class Data:
     heldout: tuple[Prompt, ...] = ()
 
 
-def start_job(config: Config) -> tuple[Layout, ProcessGroupCollection]:
-    """Join the job and lay its ranks out as `parallel` says."""
+def start_job(config: Config, meanwhile: Callable[[], object] = lambda: None) -> tuple[Layout, ProcessGroupCollection]:
+    """Join the job and lay its ranks out as `parallel` says.
+
+    Args:
+        meanwhile: done in a thread while ranks wait for each other: imports, say.
+    """
     if config.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
         torch.use_deterministic_algorithms(True, warn_only=True)
     parallel = config.parallel
     layout = Layout.fill(groups.world_size(), tp=parallel.tp, pp=parallel.pp, cp=parallel.cp, vpp=parallel.vpp)
-    return layout, groups.start(layout, config.train.seed, config.launch.timeout_s)
+    logger.info("joining %s", layout.grid().splitlines()[0])
+    with ThreadPoolExecutor(1) as thread:
+        beside = thread.submit(meanwhile)
+        joined = groups.start(layout, config.train.seed, config.launch.timeout_s)
+        beside.result()
+    return layout, joined
 
 
 def load_data(
@@ -233,6 +246,7 @@ def load_data(
         with_responses: the training data are demonstrations (SFT).
         spill_dir: where resized pictures go that memory does not hold; shared by the ranks that see it.
     """
+    logger.info("reading prompts")
     processor = load_processor(config.model.path)
     store = ImageStore.from_options(config.data, processor.image_processor, spill_dir)
     reasons: dict[str, str | None] = {}

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch.distributed as dist
 
@@ -16,11 +17,13 @@ from megatron_eureka.evaluate.periodic import OpenBenchmark, open_benchmarks
 from megatron_eureka.log import logger
 from megatron_eureka.rewards.scorer import Scorer
 from megatron_eureka.rollout.collect import Collector
-from megatron_eureka.rollout.colocated import ColocatedEngine
 from megatron_eureka.rollout.options import EngineOptions
 from megatron_eureka.rollout.suppress import stop_token_ids, suppressed_token_ids
 from megatron_eureka.train.reference_policy import ReferencePolicy
 from megatron_eureka.train.run import Data, Run, load_data, new_stream, open_folder, open_run, start_job
+
+if TYPE_CHECKING:
+    from megatron_eureka.rollout.colocated import ColocatedEngine
 
 
 @dataclass
@@ -41,7 +44,7 @@ class Session:
 
 def open_session(config: Config, name: str) -> Session:
     """Set everything up and take up a run that was cut off; weights are in the engines afterwards."""
-    layout, process_groups = start_job(config)
+    layout, process_groups = start_job(config, meanwhile=engine_class)
     folder = open_folder(config, name)
     workers = max(1, config.reward.workers // ranks_on_node())
     scorer = Scorer(config.reward.model_copy(update={"workers": workers}), config.rollout.max_response_tokens)
@@ -55,7 +58,7 @@ def open_session(config: Config, name: str) -> Session:
     benchmarks = open_benchmarks(config, data.processor, data.store, folder.images / "benchmarks")
     max_images = max(1, *(len(prompt.images) for prompt in (*data.train.prompts, *data.heldout)))
     max_images = max(max_images, *(opened.max_images for opened in benchmarks), 1)
-    engine = ColocatedEngine(EngineOptions.from_config(config, max_images=max_images))
+    engine = engine_class()(EngineOptions.from_config(config, max_images=max_images))
     assert tuple(engine.suppressed) == tuple(banned), "engine and trainer must leave out the same tokens"
     stream = new_stream(config, data.train)
     prompts, end_token_id = data.train.prompts, tokenizer.eos_token_id
@@ -69,6 +72,13 @@ def open_session(config: Config, name: str) -> Session:
         engine.update_weights(run.weight_source, version=progress["policy_version"] if progress else 0)
     run.open_writer()
     return session
+
+
+def engine_class() -> type[ColocatedEngine]:
+    """Imported when it is asked for: vLLM takes seconds, during which ranks may wait for each other already."""
+    from megatron_eureka.rollout.colocated import ColocatedEngine
+
+    return ColocatedEngine
 
 
 def ranks_on_node() -> int:
