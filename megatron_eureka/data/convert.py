@@ -17,7 +17,14 @@ from megatron_eureka.data.messages import image_sources, parse_prompt, turn_text
 from megatron_eureka.data.placing import as_parts, has_own_pictures, place_pictures
 from megatron_eureka.data.records import check_encodes
 from megatron_eureka.data.refusal import BadRow
-from megatron_eureka.data.rows import numbered_rows, picture_bytes, picture_name, refuse_folder, save_picture
+from megatron_eureka.data.rows import (
+    numbered_rows,
+    picture_bytes,
+    picture_name,
+    picture_root,
+    refuse_folder,
+    save_picture,
+)
 from megatron_eureka.files import new_file
 from megatron_eureka.log import logger, progress
 
@@ -143,15 +150,16 @@ def _with_saved_pictures(turn: dict, options: Conversion, root: Path) -> dict:
     for part in as_parts(turn["content"]):
         if part["type"] == "image":
             try:
-                source = resolve(part["image"], root)
+                resolve(part["image"], root)
             except ValueError as error:
                 raise BadRow("picture", str(error)) from error
-            part = part | {"image": _save(source, root, options)}
+            part = part | {"image": _save(part["image"], root, options)}
         parts.append(part)
     return turn if isinstance(turn["content"], str) else turn | {"content": parts}
 
 
 def _save(value: Any, root: Path, options: Conversion) -> str:
     """Write a picture; its path as the output's lines name it."""
-    stored = save_picture(picture_bytes(value, root), options.images, picture_name(value))
+    data = picture_bytes(value, picture_root(value, root))
+    stored = save_picture(data, options.images, picture_name(value))
     return os.path.relpath(options.images / stored, options.out.parent)

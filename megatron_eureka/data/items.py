@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +20,7 @@ from megatron_eureka.data.messages import (
 )
 from megatron_eureka.data.records import Record, check_is_jsonl, parse_record, read_record
 from megatron_eureka.data.refusal import BadRow
-from megatron_eureka.data.rows import MAX_PATH, numbered_rows, picture_bytes, picture_name, refuse_folder
+from megatron_eureka.data.rows import numbered_rows, picture_bytes, picture_name, picture_root, refuse_folder
 from megatron_eureka.log import progress
 
 
@@ -183,20 +182,11 @@ def _other_item(row: Any, place: str, folder: Path, cache: Cache) -> Item:
 
 
 def _fingerprint_of(value: Any, folder: Path) -> Picture:
-    data = picture_bytes(value, _root_of(value, folder))
+    data = picture_bytes(value, picture_root(value, folder))
     try:
         return fingerprint(data)
     except ValueError as error:
         raise ValueError(f"{picture_name(value)} is {error}") from error
-
-
-def _root_of(value: Any, folder: Path) -> Path:
-    """Where the picture's path starts: public sets have tables beside their pictures, or one folder deeper."""
-    name = value.get("path") if isinstance(value, dict) and not value.get("bytes") else value
-    if not isinstance(name, str) or len(name) > MAX_PATH:
-        return folder
-    roots = (folder, folder / "images", folder.parent, folder.parent / "images")
-    return next((root for root in roots if os.path.isfile(root / name.removeprefix("file://"))), folder)
 
 
 def _text(messages: tuple[dict[str, Any], ...]) -> str:

@@ -145,6 +145,15 @@ def picture_bytes(value: Any, root: Path) -> bytes:
         raise BadRow("picture", f"{value[:80]!r} is neither a file in {root} nor base64") from error
 
 
+def picture_root(value: Any, folder: Path) -> Path:
+    """Where the picture's path starts: public sets have tables beside their pictures, or one folder deeper."""
+    name = value.get("path") if isinstance(value, dict) and not value.get("bytes") else value
+    if not isinstance(name, str) or len(name) > MAX_PATH:
+        return folder
+    roots = (folder, folder / "images", folder.parent, folder.parent / "images")
+    return next((root for root in roots if os.path.isfile(root / name.removeprefix("file://"))), folder)
+
+
 def picture_name(value: Any) -> str:
     """What to call one value of a row in a message."""
     name = value.get("path") if isinstance(value, dict) else value

@@ -291,3 +291,24 @@ def test_sets_for_ms_swift_and_llama_factory(tmp_path, name, answers, responses)
 )
 def test_labels_are_bare_in_every_column(tmp_path, row, answer):
     assert written(tmp_path, row)[0]["answer"] == answer
+
+
+def test_pictures_lie_beside_the_table_or_one_folder_up(tmp_path):
+    """As the other readers of public sets look for them."""
+    places = [("set/a.png", "a.png"), ("set/images/b.png", "b.png"), ("c.png", "c.png"), ("images/d.png", "d.png")]
+    (tmp_path / "set" / "images").mkdir(parents=True)
+    (tmp_path / "images").mkdir()
+    rows = []
+    for number, (file, name) in enumerate(places):
+        (tmp_path / file).write_bytes(encoded(triangle(number)))
+        rows.append({"question": "1?", "answer": "1", "image": {"bytes": None, "path": name}})
+        own = [{"type": "image", "image": name}, {"type": "text", "text": "1?"}]
+        rows.append({"message": [says("user", own)], "answer": "1"})
+    (tmp_path / "set" / "rows.json").write_text(json.dumps(rows))
+    out = Conversion(tmp_path / "out" / "train.jsonl", tmp_path / "out" / "images", system="")
+    assert convert([tmp_path / "set" / "rows.json"], out) == {"written": 8}
+    lines = (tmp_path / "out" / "train.jsonl").read_text().splitlines()
+    for number in range(4):
+        for line in lines[2 * number : 2 * number + 2]:
+            picture = json.loads(json.loads(line)["message"])[0]["content"][0]["image"]
+            assert (tmp_path / "out" / picture).read_bytes() == encoded(triangle(number))
