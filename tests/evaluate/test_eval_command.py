@@ -142,6 +142,21 @@ def test_samples_of_a_megatron_checkpoint_on_two_ranks(folder, both):
 
 
 @pytest.mark.slow
+def test_samples_of_more_prompt_tokens_than_a_batch_holds(folder, tmp_path):
+    """vLLM's CPU build reads 4,096 at once; the prompts that it cuts in two are sampled all the same."""
+    text = "What is the sum of the two digits? " * 8
+    items = [{"message": [{"role": "user", "content": f"{n}. {text}"}], "answer": "3"} for n in range(80)]
+    (tmp_path / "many.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items), "utf-8")
+    arguments = [CONFIG, "--model", folder / "tuned", "--benchmark", "jsonl", "--data", tmp_path / "many.jsonl"]
+    arguments += ["--samples", 4, "--temperature", 1.0, "--out", tmp_path / "out", "rollout.max_response_tokens=8"]
+    done = run(*arguments, "evaluation.system_prompt=", "evaluation.prompt=plain")
+    assert done.returncode == 0, done.stderr
+    records = lines(tmp_path / "out" / "model" / "jsonl.jsonl")
+    assert len(records) == 80 and all(len(record["samples"]) == 4 for record in records)
+    assert sum(len({sample["response"] for sample in record["samples"]}) for record in records) > 80
+
+
+@pytest.mark.slow
 def test_other_settings_do_not_mix_with_these(folder, both):
     arguments = [CONFIG, "--model", folder / "tuned", "--out", folder / "out", "rollout.max_response_tokens=63"]
     refused = run(*arguments)
