@@ -72,14 +72,22 @@ def naming_full_disk(target: Path) -> Iterator[None]:
     except DiskFull:
         raise
     except (OSError, RuntimeError) as error:
-        folder = _existing(target)
-        if not _is_full(error, folder):
+        full = disk_full(target, error)
+        if full is None:
             raise
-        usage = shutil.disk_usage(folder)
-        raise DiskFull(
-            f"{target}: the disk of {folder} is full ({usage.free / 1e9:.2f} of {usage.total / 1e9:.2f} GB are free; a "
-            "quota counts too). Make room or give a folder on another disk, and start the same command again."
-        ) from error
+        raise full from error
+
+
+def disk_full(target: Path, error: BaseException) -> DiskFull | None:
+    """What to say of a failed write where a full disk was its reason; ask before anything is removed."""
+    folder = _existing(target)
+    if not _is_full(error, folder):
+        return None
+    usage = shutil.disk_usage(folder)
+    return DiskFull(
+        f"{target}: the disk of {folder} is full ({usage.free / 1e9:.2f} of {usage.total / 1e9:.2f} GB are free; a "
+        "quota counts too). Make room or give a folder on another disk, and start the same command again."
+    )
 
 
 def _existing(target: Path) -> Path:

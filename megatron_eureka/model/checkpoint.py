@@ -131,10 +131,15 @@ def load_sharded(
 
 def reason(error: BaseException) -> str:
     """What went wrong on the first rank that failed, where torch's message holds the stacks of all ranks."""
-    if not isinstance(error, CheckpointException):
+    cause = first_cause(error)
+    if cause is error:
         return str(error) or type(error).__name__
-    rank, (cause, _) = min(error.failures.items())
-    return f"rank {rank}: {type(cause).__name__}: {cause}"
+    return f"rank {min(error.failures)}: {type(cause).__name__}: {cause}"
+
+
+def first_cause(error: BaseException) -> BaseException:
+    """What the first rank that failed raised; the error itself where it is not a collective one."""
+    return error.failures[min(error.failures)][0] if isinstance(error, CheckpointException) else error
 
 
 def check_whole(folder: str | Path) -> Metadata:

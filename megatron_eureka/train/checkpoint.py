@@ -19,7 +19,8 @@ from megatron.core import dist_checkpointing
 from torch.distributed.checkpoint.api import CheckpointException
 
 from megatron_eureka.config.model_folder import find_model_folder
-from megatron_eureka.model.checkpoint import load_sharded, read_plain_objects, reason
+from megatron_eureka.files import disk_full
+from megatron_eureka.model.checkpoint import first_cause, load_sharded, read_plain_objects, reason
 from megatron_eureka.parallel import cpu_shim
 from megatron_eureka.train.checkpoint_writer import InProcessSaveStrategy
 from megatron_eureka.train.policy import Policy, torch_adams
@@ -69,10 +70,13 @@ def save(policy: Policy, folder: Path, progress: dict[str, Any], keep: int) -> N
             (temporary / LAYOUT).write_text(json.dumps(vars(policy.layout)), "utf-8")
             _make_model_folder(policy, temporary)
         dist.barrier()
-    except (OSError, CheckpointException, ValueError) as error:  # the last: the folder of the small files is gone
+    except (OSError, RuntimeError, CheckpointException, ValueError) as error:
+        full = disk_full(folder, first_cause(error))
+        if dist.get_rank() == 0:  # the other ranks end with this one, or failed with it
+            shutil.rmtree(temporary, ignore_errors=True)
+        why = full or f"{reason(error)}. Mend it and start the same command again."  # the model's folder is gone, say
         raise RuntimeError(
-            f"The checkpoint {folder} could not be written: {reason(error)}. Free some space or mend the file system, "
-            "then start the run again with the same command: it goes on from the checkpoint before."
+            f"The checkpoint {folder} could not be written. {why} The run goes on from the checkpoint before."
         ) from error
     if dist.get_rank() == 0:
         shutil.rmtree(folder, ignore_errors=True)

@@ -99,9 +99,9 @@ def test_a_rank_that_raises_is_named_first_and_ends_the_others(job):
 def test_a_full_disk_while_saving_is_named_and_leaves_the_older_checkpoint(job):
     result = run("sft", job.sft_options("full", checkpoint__every=2), "save:2:0:full")
     assert result.returncode == FAILED
-    assert "No space left on device" in result.stderr and "Free some space" in result.stderr
+    assert "the disk of" in result.stderr and "is full" in result.stderr and "Make room" in result.stderr
     names = sorted(path.name for path in (job.run_folder("full") / "checkpoints").iterdir())
-    assert names == ["step_2", "step_4.tmp"]
+    assert names == ["step_2"]
 
 
 @pytest.mark.slow

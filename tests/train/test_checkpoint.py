@@ -1,12 +1,14 @@
 """A run that is saved and loaded goes on exactly as the one that was not; another one can start from its weights."""
 
 import math
+import shutil
 from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
+from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
 
 from examples.digits.model import make_model
 from megatron_eureka.config.model_folder import find_model_folder
@@ -141,18 +143,30 @@ def test_a_run_resumes_where_more_modules_have_an_extra_state(model, tmp_path, m
     assert run_ranks(1, _resume, model, folder) == [{"step": 7}]
 
 
-def _save_to_a_full_disk(rank, world, model, folder):
+def _save_to_a_full_disk(rank, world, model, folder, owner, name, error):
     def full(*arguments, **options):
-        raise OSError(28, "No space left on device")
+        raise error
 
-    checkpoint.describe = full
-    with pytest.raises(RuntimeError, match="step_7 could not be written: .*No space left.*Free some space"):
-        checkpoint.save(_policy(model, Layout()), folder, {"step": 7}, keep=1)
+    policy = _policy(model, Layout())
+    setattr(owner, name, full)
+    usage = shutil.disk_usage(folder.parent)
+    shutil.disk_usage = lambda _: usage._replace(free=0)
+    with pytest.raises(RuntimeError, match="step_7 could not be written. .* the disk of .* is full .*Make room"):
+        checkpoint.save(policy, folder, {"step": 7}, keep=1)
 
 
-def test_a_disk_that_is_full_for_the_small_files_is_named(model, tmp_path):
-    run_ranks(1, _save_to_a_full_disk, model, tmp_path / "step_7")
-    assert [path.name for path in tmp_path.iterdir()] == ["step_7.tmp"]
+@pytest.mark.parametrize(
+    ("owner", "name", "error"),
+    [
+        (checkpoint, "describe", OSError(28, "No space left on device")),  # the small files
+        (torch, "save", RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598")),
+        (FileSystemWriterAsync, "write_preloaded_data", OSError(28, "No space left on device")),  # the tensors
+    ],
+    ids=["small files", "progress", "tensors"],
+)
+def test_a_full_disk_is_named_and_nothing_half_written_stays(model, tmp_path, owner, name, error):
+    run_ranks(1, _save_to_a_full_disk, model, tmp_path / "step_7", owner, name, error)
+    assert list(tmp_path.iterdir()) == []
 
 
 def _waiting_groups(number=float) -> list[Group]:
