@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from megatron_eureka.config.schema import Correction
+from megatron_eureka.config.algorithm import Correction
 from megatron_eureka.rl.losses import MAX_LOG_RATIO, mean_by_sample
 
 Sums = dict[str, torch.Tensor]

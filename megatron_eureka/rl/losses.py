@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from megatron_eureka.config.schema import Algorithm
+from megatron_eureka.config.algorithm import Algorithm
 
 # exp of a larger difference overflows in float32 and makes NaN gradients; the ratio is clipped long before.
 MAX_LOG_RATIO = 20.0

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from megatron_eureka.config.schema import Algorithm
+from megatron_eureka.config.algorithm import Algorithm
 from megatron_eureka.rl.advantages import ESTIMATORS, WHITENED, adora, whiten
 from megatron_eureka.types import Group, Sample
 

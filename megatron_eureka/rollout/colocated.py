@@ -32,8 +32,8 @@ from vllm import LLM, SamplingParams  # noqa: E402  (reads the environment that 
 from vllm.outputs import CompletionOutput, RequestOutput  # noqa: E402
 from vllm.tokenizers import get_tokenizer  # noqa: E402
 
-from megatron_eureka.rollout.plugin import BACKEND, CPU_WORKER, EMPTY, JOB_KEY, register  # noqa: E402
-from megatron_eureka.rollout.token_mask import TOKEN_MASK, TOKENS_KEY  # noqa: E402
+from megatron_eureka.rollout.plugin import register  # noqa: E402
+from megatron_eureka.rollout.vllm_arguments import llm_arguments, vllm_prompt  # noqa: E402
 
 
 class ColocatedEngine:
@@ -62,7 +62,7 @@ class ColocatedEngine:
             options.check_kv_cache(self._info)
         register()
         with self._vllm("did not start"):
-            self._llm = LLM(**_llm_arguments(options, self._on_cpu, self.suppressed))
+            self._llm = LLM(**llm_arguments(options, self._on_cpu, self.suppressed, _job_identity()))
             shapes = {tensor.name: tensor.shape for tensor in hf_tensors(self._info).values()}
             self._llm.init_weight_transfer_engine({"init_info": {"shapes": shapes, "frozen": list(options.frozen)}})
 
@@ -106,7 +106,7 @@ class ColocatedEngine:
         if not asked:
             return
         draws = [(place, index) for place, request in asked.items() for index in range(len(request.seeds))]
-        prompts = [_vllm_prompt(asked[place]) for place, _ in draws]
+        prompts = [vllm_prompt(asked[place]) for place, _ in draws]
         parameters = [self._parameters(sampling, asked[place].seeds[index]) for place, index in draws]
         names = self._llm.enqueue(prompts, parameters, use_tqdm=False)  # "7-1f03c2aa" of what comes out as "7"
         draw_of = {name.partition("-")[0]: draw for name, draw in zip(names, draws, strict=True)}
@@ -263,44 +263,8 @@ def _world_size(tp: int) -> int:
     return world
 
 
-def _llm_arguments(options: EngineOptions, on_cpu: bool, suppressed: Sequence[int]) -> dict:
-    arguments = {
-        "model": str(find_model_folder(options.model).hf),
-        "distributed_executor_backend": "external_launcher",
-        "tensor_parallel_size": options.tp,
-        "dtype": options.dtype,
-        "seed": options.seed,
-        "max_model_len": options.max_model_tokens,
-        "max_num_seqs": options.max_num_seqs,
-        "limit_mm_per_prompt": {"image": options.max_images, "video": 0},
-        # Images come resized: bounds that hold for every one of them leave them as they are.
-        "mm_processor_kwargs": {"size": {"shortest_edge": 28 * 28, "longest_edge": options.max_pixels}},
-        "logprobs_mode": "processed_logprobs",
-        "use_tqdm_on_load": False,
-        "load_format": "auto" if options.from_folder else EMPTY,
-        "weight_transfer_config": {"backend": BACKEND},
-        "logits_processors": [TOKEN_MASK],
-        "additional_config": {TOKENS_KEY: list(suppressed), JOB_KEY: _job_identity()},
-    }
-    if on_cpu:
-        return arguments | {
-            "enforce_eager": True,
-            "kv_cache_memory_bytes": options.kv_cache_bytes,
-            "worker_cls": CPU_WORKER,
-        }
-    return arguments | {"enable_sleep_mode": True, "gpu_memory_utilization": options.gpu_memory_utilization}
-
-
 def _job_identity() -> str:
     """A name for this start, the same on all ranks."""
     name = [uuid.uuid4().hex]
     dist.broadcast_object_list(name, src=0)
     return name[0]
-
-
-def _vllm_prompt(request: GenerateRequest) -> dict:
-    prompt = {"prompt_token_ids": list(request.prompt.engine_token_ids)}
-    if request.images:
-        prompt["multi_modal_data"] = {"image": list(request.images)}
-        prompt["multi_modal_uuids"] = {"image": [key.digest for key in request.prompt.images]}
-    return prompt

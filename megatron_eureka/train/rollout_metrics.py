@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 import torch.distributed as dist
 
-from megatron_eureka.config.schema import Algorithm
+from megatron_eureka.config.algorithm import Algorithm
 from megatron_eureka.log import logger
 from megatron_eureka.rl.step_advantages import StepAdvantages
 from megatron_eureka.rollout.collect import Collected

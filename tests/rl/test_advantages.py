@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from megatron_eureka.config.schema import Algorithm
+from megatron_eureka.config.algorithm import Algorithm
 from megatron_eureka.rl.advantages import ESTIMATORS, WHITENED, adora, dr_grpo, grpo, reinforce_pp, rloo, whiten
 from megatron_eureka.rl.step_advantages import step_advantages
 from megatron_eureka.types import Group, Sample

@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from trl import GRPOTrainer
 
-from megatron_eureka.config.schema import Algorithm
+from megatron_eureka.config.algorithm import Algorithm
 from megatron_eureka.rl.correction import correct
 from megatron_eureka.rl.kl import KL_ESTIMATORS
 from megatron_eureka.rl.losses import LOSSES, Tokens

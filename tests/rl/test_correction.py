@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from megatron_eureka.config.schema import Correction
+from megatron_eureka.config.algorithm import Correction
 from megatron_eureka.rl.correction import MAXIMA, SUMS, correct, correction_metrics, correction_sums, merge_totals
 
 # Samples of 2, 3 and 1 tokens.

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from megatron_eureka.config.schema import Algorithm
+from megatron_eureka.config.algorithm import Algorithm
 from megatron_eureka.rl.losses import LOSSES, Tokens, cispo, gspo, mean_by_sample, ppo_clip
 
 OPTIONS = Algorithm.model_validate(

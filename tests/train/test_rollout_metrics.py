@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 
-from megatron_eureka.config.schema import Algorithm
+from megatron_eureka.config.algorithm import Algorithm
 from megatron_eureka.log import logger
 from megatron_eureka.rl.step_advantages import StepAdvantages
 from megatron_eureka.rollout.collect import Collected
