@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import torch
 import torch.distributed as dist
 
 from megatron_eureka.config.model_folder import find_model_folder
@@ -17,6 +18,7 @@ from megatron_eureka.evaluate.periodic import OpenBenchmark, open_benchmarks
 from megatron_eureka.log import logger
 from megatron_eureka.rewards.scorer import Scorer
 from megatron_eureka.rollout.collect import Collector
+from megatron_eureka.rollout.isolation import set_environment
 from megatron_eureka.rollout.options import EngineOptions
 from megatron_eureka.rollout.suppress import stop_token_ids, suppressed_token_ids
 from megatron_eureka.train.reference_policy import ReferencePolicy
@@ -44,6 +46,7 @@ class Session:
 
 def open_session(config: Config, name: str) -> Session:
     """Set everything up and take up a run that was cut off; weights are in the engines afterwards."""
+    set_environment(on_cpu=not torch.cuda.is_available())  # here, since torch keeps some of it for each thread
     layout, process_groups = start_job(config, meanwhile=engine_class)
     folder = open_folder(config, name)
     workers = max(1, config.reward.workers // ranks_on_node())
