@@ -5,12 +5,14 @@ torch, torchvision's compiled operators cannot load, and its Python part then fa
 torchaudio and torchcodec die with OSError, which their users do not catch. `allow_cuda_linked_wheels` declares the two
 schemas just before they are looked up and makes the other two packages look absent. Pure-Python torchvision (tensor
 resizing, which the image processor uses) works. Nothing happens where torch is a CUDA build.
+
+The package does it on import; in an environment with `tools/setup/megatron_eureka_cpu_wheels.pth` every interpreter does at its start,
+so this file imports nothing that takes time.
 """
 
-import importlib.abc
-import importlib.util
+import os
 import sys
-from pathlib import Path
+from importlib.machinery import PathFinder
 
 _SCHEMA = "{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 _library = None  # keeps the declared schemas alive for the life of the process
@@ -18,12 +20,14 @@ _library = None  # keeps the declared schemas alive for the life of the process
 
 def is_cpu_torch() -> bool:
     """Whether the installed torch is a build without CUDA; torch itself is not imported."""
-    spec = importlib.util.find_spec("torch")
-    return bool(spec and spec.origin) and not Path(spec.origin).with_name("lib").joinpath("libtorch_cuda.so").exists()
+    spec = PathFinder.find_spec("torch")
+    if spec is None or spec.origin is None:
+        return False
+    return not os.path.exists(os.path.join(os.path.dirname(spec.origin), "lib", "libtorch_cuda.so"))
 
 
-class _DeclareTorchvisionOperators(importlib.abc.MetaPathFinder):
-    """Never finds a module itself: it acts at the moment torchvision looks its operators up."""
+class _DeclareTorchvisionOperators:
+    """A finder that never finds a module: it acts at the moment torchvision looks its operators up."""
 
     def find_spec(self, fullname, path=None, target=None):
         global _library
@@ -38,7 +42,7 @@ class _DeclareTorchvisionOperators(importlib.abc.MetaPathFinder):
 
 def allow_cuda_linked_wheels() -> None:
     """Install the import hook once; a no-op on CUDA builds of torch."""
-    if not is_cpu_torch() or any(isinstance(finder, _DeclareTorchvisionOperators) for finder in sys.meta_path):
+    if any(isinstance(finder, _DeclareTorchvisionOperators) for finder in sys.meta_path) or not is_cpu_torch():
         return
     for name in ("torchaudio", "torchcodec"):
         sys.modules.setdefault(name, None)

@@ -2,8 +2,6 @@
 
 import pytest
 
-import megatron_eureka  # noqa: F401  first: transformers imports torchvision, which a CPU build of torch needs help with
-
 
 @pytest.fixture(scope="session")
 def processor(tmp_path_factory):

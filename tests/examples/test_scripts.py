@@ -7,9 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import megatron_eureka  # noqa: F401  (before transformers: on CPU it makes CUDA-linked wheels importable)
-
-# isort: split
 import pytest
 from transformers import AutoProcessor
 

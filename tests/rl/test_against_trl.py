@@ -3,9 +3,6 @@
 from collections import defaultdict
 from types import SimpleNamespace
 
-import megatron_eureka  # noqa: F401  (before transformers: on CPU it makes CUDA-linked wheels importable)
-
-# isort: split
 import pytest
 import torch
 from accelerate import Accelerator

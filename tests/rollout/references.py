@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-import megatron_eureka  # noqa: F401  (before transformers: CUDA-linked wheels)
 from megatron_eureka.types import ImageKey, Prompt
 
 QUESTION = "What is the sum of the two digits?"

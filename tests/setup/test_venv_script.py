@@ -13,12 +13,13 @@ ROOT = Path(__file__).resolve().parents[2]
 # Stands for python3.11: makes a fake environment, and answers pip's question with the version that the test wants.
 PYTHON = """#!/bin/bash
 case "$*" in
-  "-m venv .venv") mkdir -p .venv/bin; cp "$0" .venv/bin/python ;;
+  "-m venv .venv") mkdir -p .venv/bin .venv/lib/python3.11/site-packages; cp "$0" .venv/bin/python ;;
   *--report*) echo '{{"install": [{{"metadata": {{"version": "{version}"}}}}]}}' ;;
   *"pip install"*) echo "$*" >> installed.txt ;;
   *) exec {real} "$@" ;;
 esac
 """
+PTH = "megatron_eureka_cpu_wheels.pth"
 DF = "#!/bin/bash\necho 'Filesystem 1024-blocks Used Available'\necho 'disk 1 1 {free_kib} 1% /'\n"
 
 
@@ -36,7 +37,8 @@ def machine(tmp_path):
         if python:
             script(tools / "python3.11", PYTHON.format(version=version, real=sys.executable))
         (tmp_path / "tools" / "setup").mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / "tools" / "setup" / "venv.sh", tmp_path / "tools" / "setup")
+        for name in ("venv.sh", PTH):
+            shutil.copy(ROOT / "tools" / "setup" / name, tmp_path / "tools" / "setup")
         shutil.copy(ROOT / "setup.py", tmp_path)
         command = [str(tools / "bash"), str(tmp_path / "tools" / "setup" / "venv.sh")]
         values = {"PATH": str(tools), "HOME": os.environ.get("HOME", "/"), **environment}
@@ -53,6 +55,7 @@ def test_it_installs_torch_first_and_then_the_package(machine, tmp_path):
     result = machine()
     assert result.returncode == 0, result.stderr
     assert (tmp_path / ".venv" / ".ready").exists()
+    assert (tmp_path / ".venv" / "lib" / "python3.11" / "site-packages" / PTH).is_file()
     calls = (tmp_path / "installed.txt").read_text().splitlines()
     assert len(calls) == 2 and calls[0].endswith("torch==2.13.0") and calls[1].endswith("-e .[cpu,demo,dev]")
 

@@ -10,9 +10,6 @@ import signal
 import sys
 import time
 
-import megatron_eureka  # noqa: F401  (before transformers)
-
-# isort: split
 from megatron_eureka import cli
 from megatron_eureka.cli import train as command
 from megatron_eureka.launch import elastic

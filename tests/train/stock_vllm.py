@@ -1,8 +1,6 @@
 """Load an exported folder in vLLM as any user of vLLM would, generate greedily, and print tokens and log-probs as JSON.
 
-    python -m tests.train.stock_vllm FOLDER PROMPTS.json
-
-On a CPU machine the package is imported first, because vLLM's other dependencies are linked against CUDA there.
+python -m tests.train.stock_vllm FOLDER PROMPTS.json
 """
 
 import json
@@ -16,9 +14,6 @@ os.environ.update(
     HF_HUB_OFFLINE="1",
 )
 
-import megatron_eureka  # noqa: F401, E402
-
-# isort: split
 from PIL import Image  # noqa: E402
 from vllm import LLM, SamplingParams  # noqa: E402
 

