@@ -1,11 +1,24 @@
 """The package, its pins and its extras. Lint and test settings live in pyproject.toml."""
 
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 TORCH = "torch==2.13.0"
 VLLM_VERSION = "0.32.0"
+
+
+class BuildWithConfigs(build_py):
+    """`configs/` goes into the package of a wheel, where `config/named_files.py` finds it by name."""
+
+    def run(self):
+        super().run()
+        if not self.editable_mode:
+            target = Path(self.build_lib) / "megatron_eureka" / "configs"
+            shutil.copytree(Path(__file__).with_name("configs"), target, dirs_exist_ok=True)
+
 
 setup(
     name="megatron_eureka",
@@ -50,6 +63,7 @@ setup(
         "wandb": ["wandb"],
         "dev": ["pytest", "pytest-timeout", "hypothesis", "ruff", "scikit-learn", "trl==1.16.0"],
     },
+    cmdclass={"build_py": BuildWithConfigs},
     entry_points={
         "console_scripts": ["megatron-eureka = megatron_eureka.cli:main"],
         "vllm.general_plugins": ["megatron_eureka = megatron_eureka.rollout.plugin:register"],

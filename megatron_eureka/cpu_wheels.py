@@ -6,8 +6,8 @@ torchaudio and torchcodec die with OSError, which their users do not catch. `all
 schemas just before they are looked up and makes the other two packages look absent. Pure-Python torchvision (tensor
 resizing, which the image processor uses) works. Nothing happens where torch is a CUDA build.
 
-The package does it on import; in an environment with `tools/setup/megatron_eureka_cpu_wheels.pth` every interpreter does at its start,
-so this file imports nothing that takes time.
+The package does it on import, and where `tools/setup/megatron_eureka_cpu_wheels.pth` is in site-packages, every
+interpreter at its start: so this file imports nothing that takes time.
 """
 
 import os

@@ -1,11 +1,14 @@
 """The command line without ranks: plans, help, and the console script."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+
+import megatron_eureka
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -54,3 +57,30 @@ def test_the_console_script_is_the_same_program():
     script = Path(sys.executable).with_name("megatron-eureka")
     result = subprocess.run([script, "--help"], capture_output=True, text=True, timeout=60)
     assert result.returncode == 0 and "train" in result.stdout and "sft" in result.stdout
+
+
+def test_it_tells_its_version():
+    result = cli("--version")
+    assert (result.returncode, result.stdout) == (0, f"megatron_eureka {megatron_eureka.__version__}\n")
+    assert f'version="{megatron_eureka.__version__}"' in (ROOT / "setup.py").read_text("utf-8")
+
+
+def test_a_shell_completes_commands_and_options():
+    script = Path(sys.executable).with_name("megatron-eureka")
+    shell = {"_MEGATRON_EUREKA_COMPLETE": "complete_bash", "COMP_WORDS": "megatron-eureka co", "COMP_CWORD": "1"}
+    environment = {**os.environ, **shell}
+    done = subprocess.run([script], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["convert"]
+
+
+def test_converters_are_commands_with_the_options_of_the_scripts():
+    for name in ("hf-to-megatron", "megatron-to-hf", "verify"):
+        command = [sys.executable, f"tools/convert/{name.replace('-', '_')}.py", "--help"]
+        script = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT).stdout
+        ours = cli("convert", name, "--help").stdout
+        assert "--hf" in ours and ours.partition("\n")[2] == script.partition("\n")[2]
+
+
+def test_a_converter_refuses_bad_input(tmp_path):
+    result = cli("convert", "verify", "--hf", str(tmp_path / "gone"), "--megatron", str(tmp_path))
+    assert result.returncode == 2 and result.stderr.startswith("error: ") and "gone" in result.stderr

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 
-from megatron_eureka.cli import data, evaluate, train
+from megatron_eureka import __version__
+from megatron_eureka.cli import convert, data, evaluate, train
 from megatron_eureka.files import DiskFull
 from megatron_eureka.launch.elastic import BAD_INPUT, FAILED
 
 app = typer.Typer(
-    add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -21,6 +22,22 @@ app.command(help=train.TRAIN_HELP)(train.train)
 app.command(help=train.SFT_HELP)(train.sft)
 app.command("eval", help=evaluate.EVAL_HELP)(evaluate.evaluate)
 app.add_typer(data.app, name="data")
+app.add_typer(convert.app, name="convert")
+
+
+def _tell_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"megatron_eureka {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """Options that come before a command."""
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from megatron_eureka.config.named_files import find_file
 from megatron_eureka.config.schema import Config
 
 COMMAND_LINE = "command line"
@@ -23,21 +24,22 @@ def load_config(path: str | Path | None, overrides: Iterable[str] = ()) -> Confi
     """Read a run's options.
 
     Args:
-        path: a YAML file. `base: other.yaml` (relative to the file) inherits; mappings merge, lists are replaced. None:
-            the defaults.
-        overrides: laid over the file in their order: names of further YAML files (with their own bases), such as a
-            recipe, and `section.option=value` strings; the value is YAML (`a.b=[x, y]`, `a.b=1e-4`), empty is "".
+        path: a YAML file, or the name of one that comes with the package (`digits/grpo`). `base: other.yaml` (relative
+            to the file) inherits; mappings merge, lists are replaced. None: the defaults.
+        overrides: laid over the file in their order, the later one wins: further YAML files or names (with their own
+            bases), such as a recipe, and `section.option=value` strings; the value is YAML (`a.b=[x, y]`, `a.b=1e-4`),
+            empty is "".
 
     Raises:
         ValueError: a missing or unreadable file, a cycle of bases, an unknown option, or a value of a wrong type.
     """
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
-    for file, content in _chain(Path(path)) if path is not None else ():
+    for file, content in _chain(find_file(path)) if path is not None else ():
         _take(content, str(file), values, origins)
     for override in overrides:
-        if "=" not in override and override.endswith((".yaml", ".yml")):
-            for file, content in _chain(Path(override)):
+        if override and "=" not in override:
+            for file, content in _chain(find_file(override)):
                 _take(content, str(file), values, origins)
         else:
             _take(_parse_override(override), COMMAND_LINE, values, origins)
@@ -178,6 +180,9 @@ def _explain(error: ValidationError, origins: Mapping[str, str]) -> str:
         place = ".".join(str(part) for part in problem["loc"])
         name = next((option for option in fields if place == option or place.startswith(f"{option}.")), place)
         expected = problem["msg"].replace("Input should be", "expected")
+        if problem["type"] == "list_type":
+            expected += f", written as [{problem['input']}]"
+            expected += f'; in a shell: "{place}=[{problem["input"]}]"' if origins.get(name) == COMMAND_LINE else ""
         line = f"{origins.get(name, 'default')}: {place} = {problem['input']!r}: {expected}."
         if name in fields:
             line += f" {name}: {fields[name].description}"

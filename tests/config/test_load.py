@@ -58,7 +58,7 @@ def test_dump_loads_back_equal(tmp_path):
         ("train: {steps: 2.5}", ["train.steps = 2.5", "valid integer"]),
         ("train: {deterministic: 1}", ["train.deterministic = 1", "valid boolean"]),
         ("algorithm: {filter: {lower: 1.5}}", ["algorithm.filter.lower = 1.5", "less than or equal to 1"]),
-        ("data: {train: a.jsonl}", ["data.train = 'a.jsonl'", "valid list"]),
+        ("data: {train: a.jsonl}", ["data.train = 'a.jsonl'", "valid list, written as [a.jsonl]."]),
         ("model: {spec: fast}", ["'auto', 'local' or 'te'"]),
         ("- 1\n- 2\n", ["c.yaml", "mapping of sections"]),
         ("train: {steps: 1, steps: 2}", ["c.yaml", "duplicate key"]),
@@ -139,3 +139,10 @@ def test_config_needs_no_torch():
         "assert not {'torch', 'transformers', 'numpy'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_a_list_on_the_command_line_is_shown_as_the_shell_takes_it():
+    with pytest.raises(ValueError, match="valid list") as error:
+        load_config(None, ["data.train=a.jsonl"])
+    assert 'written as [a.jsonl]; in a shell: "data.train=[a.jsonl]".' in str(error.value)
+    assert load_config(None, ["data.train=[a.jsonl]"]).data.train == ["a.jsonl"]
