@@ -2,8 +2,8 @@
 
     python examples/digits/demo.py --layout tp2 --seed 0 --recipe dapo
 
-Each call writes a new folder under runs/ with data, the cold start (`sft`) and the RL run (`grpo`, or the recipe's
-name).
+Each call writes a new folder under runs/, to which runs/latest points, with data, the cold start (`sft`) and the RL run
+(`grpo`, or the recipe's name).
 """
 
 from __future__ import annotations
@@ -42,8 +42,20 @@ def main() -> None:
     options = parser.parse_args()
     started = time.monotonic()
     folder = options.folder or Path("runs") / time.strftime(f"demo-{options.layout}-%Y%m%d-%H%M%S")
+    folder.mkdir(parents=True, exist_ok=True)
+    if options.folder is None:
+        point_to(folder)
     run = run_demo(folder, options.layout, options.seed, options.overrides, options.recipe)
     print(summary(run, time.monotonic() - started))
+
+
+def point_to(folder: Path) -> None:
+    """Make `latest` beside the folder a link to it; a `latest` that is no link stays."""
+    latest = folder.with_name("latest")
+    if latest.is_symlink():
+        latest.unlink()
+    if not latest.exists():
+        latest.symlink_to(folder.name)
 
 
 def run_demo(
@@ -108,7 +120,8 @@ def summary(run: Path, seconds: float) -> str:
         f"mean reward of rollouts: first step {steps[0]['reward/total/mean']:.3f}, "
         f"last step {steps[-1]['reward/total/mean']:.3f}\n"
         f"{rate:.0f} tokens/s over the RL steps; {seconds / 60:.1f} minutes in all\n"
-        f"run folder: {run}\nreward curve: {plot}"
+        f"run folder: {run}\nreward curve: {plot}\n"
+        f"next: megatron-eureka eval examples/benchmarks/eval.yaml --model {run}/export"
     )
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from megatron_eureka.config.schema import ANSWER_PROMPT, Data, Reward
+from megatron_eureka.files import write_atomically
 from megatron_eureka.log import setup_logging
 from megatron_eureka.rewards.pool import VerifierPool
 
@@ -108,7 +109,11 @@ def check(
     tests = [file for value in against or [] for file in _test_files(value)]
     report = check_files(files, lambda labels: _judge(labels, workers), tests, image_root, counter)
     if json_file:
-        _write(json_file, json.dumps(report.as_dict(), indent=1, ensure_ascii=False) + "\n")
+        text = json.dumps(report.as_dict(), indent=1, ensure_ascii=False) + "\n"
+        try:
+            write_atomically(json_file, text, errors="backslashreplace")
+        except OSError as error:
+            raise ValueError(f"{json_file}: {error.strerror or error}") from error
     for line in render(report):
         typer.echo(line)
     if report.problems:
@@ -124,13 +129,6 @@ def _test_files(value: str) -> list[Path]:
     if not equals or name not in BENCHMARKS or Path(value).exists():
         return [Path(value)]
     return find_files(Path(path), BENCHMARKS[name].PATTERNS)
-
-
-def _write(file: Path, text: str) -> None:
-    try:
-        file.write_text(text, encoding="utf-8", errors="backslashreplace")
-    except OSError as error:
-        raise ValueError(f"{file}: {error.strerror or error}") from error
 
 
 def render(report: Report) -> list[str]:

@@ -28,7 +28,7 @@ goes on where one was cut off. Options may come from a YAML file and as section.
 Examples:
 
 \b
-  megatron-eureka eval examples/benchmarks/eval.yaml --model runs/digits-sft/export
+  megatron-eureka eval examples/benchmarks/eval.yaml --model runs/latest/sft/export
   megatron-eureka eval --model models/tuned --compare models/base --benchmark mathvista=data/MathVista
   megatron-eureka eval --model models/tuned --benchmark k12 --data k12.json --samples 8 --temperature 1.0
   megatron-eureka eval --responses said.jsonl --benchmark mathverse=data/MathVerse/testmini.json

@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from megatron_eureka.config.named_files import find_file
+from megatron_eureka.config.named_files import SUFFIXES, find_file
 from megatron_eureka.config.schema import Config
 
 COMMAND_LINE = "command line"
@@ -39,7 +39,7 @@ def load_config(path: str | Path | None, overrides: Iterable[str] = ()) -> Confi
         _take(content, str(file), values, origins)
     for override in overrides:
         if override and "=" not in override:
-            for file, content in _chain(find_file(override)):
+            for file, content in _chain(_layer(override)):
                 _take(content, str(file), values, origins)
         else:
             _take(_parse_override(override), COMMAND_LINE, values, origins)
@@ -110,13 +110,21 @@ def _read_yaml(path: Path) -> dict:
     return content
 
 
+def _layer(given: str) -> Path:
+    try:
+        return find_file(given)
+    except ValueError as error:
+        hint = "An override is written section.option=value, for example train.steps=10."
+        raise ValueError(str(error) if given.endswith(SUFFIXES) else f"{error} {hint}") from None
+
+
 def _parse_override(override: str) -> dict:
     name, equals, text = override.partition("=")
     name = name.strip()
     if not equals or not name:
         raise ValueError(
             f"{override!r} is no override. Write section.option=value, for example train.steps=10, or "
-            "the name of a .yaml file."
+            "the name of a YAML file."
         )
     try:
         value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"] if text else ""

@@ -36,6 +36,7 @@ def plot_rewards(run_folder: Path) -> Path:
     if not drawn:
         raise ValueError(f"{run_folder / 'metrics.jsonl'} holds no rewards: there is nothing to draw.")
     axes.set_xlabel("step")
+    axes.set_ylabel("reward, accuracy (mean)")
     axes.set_title(run_folder.name)
     axes.grid(alpha=0.3)
     axes.legend()

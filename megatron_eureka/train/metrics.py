@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
+from megatron_eureka.files import naming_full_disk
 from megatron_eureka.log import logger
+
+LINE = 120  # columns
+SECONDS_BETWEEN_LINES = 5.0  # off a terminal, where nobody watches steps of a tenth of a second
 
 
 class Timers:
@@ -43,6 +48,7 @@ class MetricsWriter:
     def __init__(self, folder: Path, num_steps: int, first_step: int, tensorboard: bool, wandb_project: str = ""):
         self.file = open(folder / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115 (open for the whole run)
         self.num_steps, self.first_step, self.start = num_steps, first_step, time.monotonic()
+        self.next_line = 0.0
         self.events = self.wandb = None
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
@@ -57,8 +63,9 @@ class MetricsWriter:
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         """Record a step's numbers, flushed to the operating system, so that a killed run keeps what it logged."""
-        self.file.write(json.dumps({"step": step, **metrics}) + "\n")
-        self.file.flush()
+        with naming_full_disk(Path(self.file.name)):
+            self.file.write(json.dumps({"step": step, **metrics}) + "\n")
+            self.file.flush()
         if self.events is not None:
             for name, value in metrics.items():
                 self.events.add_scalar(name, value, step)
@@ -70,7 +77,17 @@ class MetricsWriter:
         done = step - self.first_step
         left = (time.monotonic() - self.start) / max(1, done) * (self.num_steps - step)
         text = " | ".join(f"{name} {value}" for name, value in parts.items())
-        logger.info("step %d/%d | %s | left %s", step, self.num_steps, text, _duration(left))
+        line = f"step {step}/{self.num_steps} | left {_duration(left)} | {text}"  # what is cut off is the last part
+        if self._is_time(step):
+            logger.info("%s", line if len(line) <= LINE else f"{line[: LINE - 3]}...")
+
+    def _is_time(self, step: int) -> bool:
+        """Every line on a terminal; in a file one every few seconds, the first and the last always."""
+        now = time.monotonic()
+        if not sys.stderr.isatty() and step not in (self.first_step + 1, self.num_steps) and now < self.next_line:
+            return False
+        self.next_line = now + SECONDS_BETWEEN_LINES
+        return True
 
     def close(self) -> None:
         """Close files and event writers."""

@@ -26,6 +26,7 @@ from megatron_eureka.data.images import ImageStore
 from megatron_eureka.data.processor import load_processor
 from megatron_eureka.data.prompts import PromptSet, load_prompts
 from megatron_eureka.data.stream import PromptStream
+from megatron_eureka.files import new_file
 from megatron_eureka.log import logger
 from megatron_eureka.model.checkpoint import DamagedCheckpoint, damage_of
 from megatron_eureka.parallel import groups
@@ -87,7 +88,7 @@ class Run:
         if not self.is_main:
             return
         place = {id(sample): i for i, sample in enumerate(sample for group in trained for sample in group.samples)}
-        with open(self.folder.rollouts / f"step_{step}.jsonl", "w", encoding="utf-8") as file:
+        with new_file(self.folder.rollouts / f"step_{step}.jsonl", errors="backslashreplace") as file:
             for group in {id(group): group for group in (*generated, *trained)}.values():
                 for sample in group.samples:
                     index = place.get(id(sample))

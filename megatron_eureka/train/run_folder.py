@@ -12,6 +12,7 @@ from typing import TextIO
 
 import yaml
 
+from megatron_eureka.files import write_atomically
 from megatron_eureka.log import logger
 from megatron_eureka.parallel.layout import Layout
 
@@ -169,6 +170,8 @@ class RunFolder:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         for path in self.checkpoints.glob("*.tmp"):
             shutil.rmtree(path)
+        for path in self.path.glob(".*.tmp"):
+            path.unlink()
 
     def finish(self, summary: dict) -> None:
         """Mark the run as done."""
@@ -225,13 +228,3 @@ def _step_of(line: str) -> int | None:
         return int(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
         return None  # the last line of a killed run may be cut
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file that is either the old one or the whole new one, whenever the process dies."""
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

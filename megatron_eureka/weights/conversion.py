@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from megatron_eureka.files import DiskFull, naming_full_disk
 from megatron_eureka.weights.streaming import hash_weights
 from megatron_eureka.weights.table import HfTensor
 
@@ -42,17 +42,18 @@ def clear_errors(target: Path, done: str = "written") -> Iterator[None]:
     """Say of a failed read or write what it ended.
 
     Raises:
-        RuntimeError: instead of an OSError.
+        DiskFull: the disk is full.
+        RuntimeError: instead of another OSError.
     """
     try:
-        yield
+        with naming_full_disk(target):
+            yield
+    except DiskFull as error:
+        raise DiskFull(f"{target} was not {done}, and nothing half-written is left. {error}") from error
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            cause, remedy = f"the disk is full ({error})", "Free some space, or write to another file system"
-        else:
-            cause, remedy = str(error), "Mend what is named (permissions, the file system)"
         raise RuntimeError(
-            f"{target} was not {done}: {cause}. Nothing half-written is left. {remedy}, then start again."
+            f"{target} was not {done}: {error}. Nothing half-written is left. Mend what is named (permissions, "
+            "the file system), then start again."
         ) from error
 
 

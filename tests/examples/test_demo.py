@@ -101,5 +101,17 @@ def test_the_closing_table(tmp_path):
         "325 tokens/s over the RL steps; 1.5 minutes in all",
         f"run folder: {run}",
         f"reward curve: {run / 'reward.png'}",
+        f"next: megatron-eureka eval examples/benchmarks/eval.yaml --model {run}/export",
     ]
     assert (run / "reward.png").exists()
+
+
+def test_latest_is_the_newest_demo_and_nothing_of_somebody_else(tmp_path):
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        demo.point_to(tmp_path / name)
+        assert (tmp_path / "latest").resolve() == tmp_path / name
+    (tmp_path / "latest").unlink()
+    (tmp_path / "latest").mkdir()
+    demo.point_to(tmp_path / "first")
+    assert not (tmp_path / "latest").is_symlink()
