@@ -113,7 +113,7 @@ class ModelInfo:
             vocab_size=text["vocab_size"],
             tied=bool(raw.get("tie_word_embeddings") or text.get("tie_word_embeddings")),
             rms_norm_eps=text["rms_norm_eps"],
-            rope_theta=float(rope.get("rope_theta") or text["rope_theta"]),
+            rope_theta=float(rope.get("rope_theta") or text.get("rope_theta") or text["rope_parameters"]["rope_theta"]),
             mrope_section=tuple(rope["mrope_section"]),
             max_positions=text["max_position_embeddings"],
             image_token_id=top["image_token_id"],

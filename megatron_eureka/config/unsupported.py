@@ -33,6 +33,9 @@ def unsupported(raw: Mapping[str, Any]) -> Iterator[str]:
 def _rope(place: str, section: Mapping[str, Any]) -> Iterator[str]:
     for key in ("rope_scaling", "rope_parameters"):
         rope = section.get(key) or {}
+        if not isinstance(rope, Mapping):
+            yield f"{place}{key} is {rope!r}, expected a mapping such as {{'type': 'mrope', 'mrope_section': [...]}}."
+            continue
         for name in ("rope_type", "type"):
             kind = rope.get(name, "default")
             if kind not in PLAIN_ROPE:

@@ -24,7 +24,7 @@ from megatron_eureka.weights.companions import read_description
 from megatron_eureka.weights.integrity import check_hashes, check_share
 from megatron_eureka.weights.stored import stored_rules, stored_tensor
 from megatron_eureka.weights.torch_dist import METADATA
-from megatron_eureka.weights.torch_dist_index import check_files, load_metadata
+from megatron_eureka.weights.torch_dist_index import check_files, damaged_file, load_metadata
 from megatron_eureka.weights.torch_dist_reader import TorchDistReader
 
 
@@ -121,9 +121,11 @@ def load_sharded(
         with plain_objects():
             loaded = dist_checkpointing.load(present, str(folder))
     except (CheckpointingException, CheckpointException, KeyError, OSError) as error:
-        raise DamagedCheckpoint(
-            f"The Megatron checkpoint {folder} cannot be loaded: {reason(error)}. Copy it again, or give another one."
-        ) from error
+        damaged = damaged_file(Path(folder))  # what torch says of one names no file
+        what = f"{damaged} is damaged: its check sums do not hold"
+        if damaged is None:
+            what = f"The Megatron checkpoint {folder} cannot be loaded: {reason(error)}"
+        raise DamagedCheckpoint(f"{what}. Copy it again, or give another checkpoint.") from error
     for name, key in absent:
         loaded[name][key] = None
     return loaded
@@ -132,14 +134,16 @@ def load_sharded(
 def reason(error: BaseException) -> str:
     """What went wrong on the first rank that failed, where torch's message holds the stacks of all ranks."""
     cause = first_cause(error)
+    text = next(iter(str(cause).splitlines()), "")  # torch goes on with advice that does not fit
     if cause is error:
-        return str(error) or type(error).__name__
-    return f"rank {min(error.failures)}: {type(cause).__name__}: {cause}"
+        return text or type(error).__name__
+    return f"rank {min(error.failures)}: {type(cause).__name__}: {text}"
 
 
 def first_cause(error: BaseException) -> BaseException:
-    """What the first rank that failed raised; the error itself where it is not a collective one."""
-    return error.failures[min(error.failures)][0] if isinstance(error, CheckpointException) else error
+    """What the first rank that failed raised; the error itself where it is another, or tells of no rank."""
+    failures = error.failures if isinstance(error, CheckpointException) else {}
+    return failures[min(failures)][0] if failures else error
 
 
 def check_whole(folder: str | Path) -> Metadata:

@@ -30,7 +30,7 @@ class Head:
     group: dist.ProcessGroup  # tensor-parallel
     temperature: float = 1.0  # divides the logits, as in sampling
     banned: torch.Tensor | None = None  # [W] bool, this rank's tokens that the sampler may not choose: no probability
-    chunk_bytes: int = 64 << 20  # of a chunk's logits in float32; three times as much exists at most
+    chunk_bytes: int = 64 << 20  # of a chunk's logits in float32; 2.5 times as much exists at most
 
     def chunks(self, num_targets: int) -> Iterator[slice]:
         """Places of the targets of each chunk."""

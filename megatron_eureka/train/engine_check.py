@@ -32,7 +32,10 @@ def check_engine(totals: dict[str, float], config: Config) -> bool:
             `algorithm.correction.on_mismatch` is "warn".
     """
     if not config.rollout.samples_whole_vocabulary:
-        logger.info("engine and trainer are not compared: rollout.top_p or top_k cut the engine's distribution")
+        logger.warning(
+            "engine and trainer are not compared: rollout.top_p or top_k cut the engine's distribution, and its "
+            "log-probs are those within. A first step with all tokens shows whether they agree."
+        )
         return True
     if not totals["tokens"]:
         return False

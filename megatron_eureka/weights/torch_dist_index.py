@@ -227,3 +227,18 @@ def check_files(folder: Path, metadata: Metadata) -> None:
                 f"{file} is cut off: it has {file.stat().st_size} bytes, {METADATA} names {size}. Copy the "
                 "checkpoint again."
             )
+
+
+def damaged_file(folder: Path) -> Path | None:
+    """The first file with a part whose check sum is not that of its bytes, or that is no archive; reads all of them."""
+    for place in load_metadata(folder / METADATA).storage_data.values():
+        file = folder / place.relative_path
+        with open(file, "rb") as stream:
+            stream.seek(place.offset)
+            content = stream.read(place.length)
+        try:
+            if zipfile.ZipFile(io.BytesIO(content)).testzip() is not None:
+                return file
+        except (zipfile.BadZipFile, NotImplementedError, EOFError):
+            return file
+    return None

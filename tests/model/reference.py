@@ -14,7 +14,7 @@ from megatron_eureka.data.packing import Item, pack, plan_rows, round_up
 from megatron_eureka.model.reference import reference_forward
 from megatron_eureka.parallel import groups
 from megatron_eureka.parallel.layout import Layout
-from megatron_eureka.train.policy import Policy, accumulate, build_policy
+from megatron_eureka.train.policy import WHOLE, Policy, accumulate, build_policy
 from megatron_eureka.types import ImageKey, Prompt
 from megatron_eureka.weights import rules_by_name, shards_to_hf
 from megatron_eureka.weights.table import normalise_hf_name
@@ -134,6 +134,7 @@ def run_ours(rank: int, world: int, folder: str, layout: Layout, options: dict) 
     """On each rank: loss and gradients of the cases; rank 0 of the last stage returns everything."""
     options = dict(options)
     max_tokens, one_by_one = options.pop("max_tokens", 4096), options.pop("one_by_one", False)
+    by_token = options.pop("by_token", True)  # as fine-tuning and most losses do
     change_row, banned = options.pop("change_row", lambda row: row), options.pop("banned", ())
     process_groups = groups.start(layout, seed=1, timeout_s=60)
     config = config_for(folder, layout, **options)
@@ -149,12 +150,13 @@ def run_ours(rank: int, world: int, folder: str, layout: Layout, options: dict) 
             lambda module, inputs, hidden: logits.append(_all_logits(policy, hidden.detach()))
         )
 
-    def row_loss(number, row, logprobs, entropies):
-        seen.append((row.sample_index, logprobs.detach(), entropies.detach()))
+    def row_loss(number, row, logprobs, entropies, part=WHOLE):
+        if part == WHOLE:
+            seen.append((row.sample_index, logprobs.detach(), entropies.detach()))
         loss = -logprobs.sum() / num_targets
         return loss, {"loss": loss.detach()}
 
-    reports = accumulate(policy, rows, row_loss)
+    reports = accumulate(policy, rows, row_loss, by_token=by_token)
     loss = torch.tensor(sum(float(report["loss"]) for report in reports))
     dist.all_reduce(loss, group=process_groups.dp)
     policy.optimizer.prepare_grads()

@@ -163,3 +163,33 @@ def scaled_afterwards(rank, world):
 
 def test_a_loss_that_is_scaled_too_late_is_noticed():
     run_ranks(1, scaled_afterwards)
+
+
+def in_bf16(rank, world, with_main_grad):
+    """Relative errors of the gradients of a head of several blocks, row block by row block, and of hidden states."""
+    generator = torch.Generator().manual_seed(0)
+    num_tokens, vocabulary = 24, 2 * logprobs_module.BLOCK_ROWS + 500
+    hidden = torch.randn(num_tokens, HIDDEN, generator=generator).bfloat16()
+    weight = torch.randn(vocabulary, HIDDEN, generator=generator).mul(0.3).bfloat16()
+    targets = torch.randint(vocabulary, (num_tokens,), generator=generator)
+    upstream, banned = torch.randn(num_tokens, generator=generator), set(range(7)) - set(targets.tolist())
+    expected = reference(hidden, weight, targets, upstream, torch.zeros(num_tokens), 0.7, sorted(banned))
+    excluded = torch.tensor([token in banned for token in range(vocabulary)])
+    states, rows = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+    if with_main_grad:
+        rows.main_grad = torch.zeros_like(rows, dtype=torch.float32)
+    head = Head(rows, dist.group.WORLD, 0.7, excluded, chunk_bytes=4 * 7 * vocabulary)
+    loss, *_ = token_losses(states, targets, head, lambda part, logprobs, _: (logprobs * upstream[part]).sum())
+    loss.backward()
+    found = rows.main_grad if with_main_grad else rows.grad
+    error = lambda mine, right: float((mine.double() - right).norm() / right.norm())
+    blocks = zip(
+        found.split(logprobs_module.BLOCK_ROWS), expected["weight"].split(logprobs_module.BLOCK_ROWS), strict=True
+    )
+    return [error(states.grad, expected["hidden"]), *(error(*pair) for pair in blocks)]
+
+
+@pytest.mark.parametrize("with_main_grad", [True, False])
+def test_bf16_gradients_are_summed_in_float32_block_by_block(with_main_grad):
+    (errors,) = run_ranks(1, in_bf16, with_main_grad)
+    assert len(errors) == 4 and max(errors) < 1e-2  # bf16 has steps of 1/256; sums of many average them out

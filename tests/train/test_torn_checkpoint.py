@@ -44,6 +44,18 @@ def test_a_run_goes_on_from_the_newest_whole_checkpoint(job):
         assert resumed[key] == pytest.approx(value, abs=1e-6), key  # float32; in practice the bits are the same
 
 
+def test_damaged_bytes_are_found_at_the_load_and_their_file_is_named(job):
+    options = killed(job, "damaged")
+    files = (job.run_folder("damaged") / "checkpoints" / "step_3").glob("*.distcp")
+    file = max(files, key=lambda file: file.stat().st_size)
+    with open(file, "r+b") as stream:
+        stream.write(b"\0" * (file.stat().st_size // 2))
+    result = run("sft", options)
+    assert result.returncode == 0, result.stderr
+    assert f"{file} is damaged: its check sums do not hold" in result.stderr and "weights_only" not in result.stderr
+    assert "after step 2" in result.stderr
+
+
 def test_without_a_whole_one_nothing_begins_again_unasked(job):
     options = killed(job, "all-torn")
     for step in (1, 2, 3):
