@@ -14,6 +14,7 @@ from megatron_eureka.files import naming_full_disk
 from megatron_eureka.log import logger
 
 LINE = 120  # columns
+FEW_STEPS = 100  # of a run that says all of them anywhere
 SECONDS_BETWEEN_LINES = 5.0  # off a terminal, where nobody watches steps of a tenth of a second
 
 
@@ -77,13 +78,17 @@ class MetricsWriter:
         done = step - self.first_step
         left = (time.monotonic() - self.start) / max(1, done) * (self.num_steps - step)
         text = " | ".join(f"{name} {value}" for name, value in parts.items())
-        line = f"step {step}/{self.num_steps} | left {_duration(left)} | {text}"  # what is cut off is the last part
+        head, tail = f"step {step}/{self.num_steps} | ", f" | left {_duration(left)}"
+        room = LINE - len(head) - len(tail)
+        line = head + (text if len(text) <= room else f"{text[: room - 3]}...") + tail
         if self._is_time(step):
-            logger.info("%s", line if len(line) <= LINE else f"{line[: LINE - 3]}...")
+            logger.info("%s", line)
 
     def _is_time(self, step: int) -> bool:
-        """Every line on a terminal; in a file one every few seconds, the first and the last always."""
+        """Every line on a terminal; in a file, of many steps one every few seconds, the first and the last always."""
         now = time.monotonic()
+        if self.num_steps <= FEW_STEPS:
+            return True
         if not sys.stderr.isatty() and step not in (self.first_step + 1, self.num_steps) and now < self.next_line:
             return False
         self.next_line = now + SECONDS_BETWEEN_LINES

@@ -8,6 +8,8 @@ import pytest
 from megatron_eureka.files import DiskFull
 from megatron_eureka.train import metrics
 
+ALL = [1, 2, 3, 4, 5, 6]
+
 
 @pytest.fixture
 def said(monkeypatch):
@@ -16,9 +18,12 @@ def said(monkeypatch):
     return lines
 
 
-@pytest.mark.parametrize(("terminal", "steps"), [(True, [1, 2, 3, 4, 5, 6]), (False, [1, 4, 6])])
-def test_off_a_terminal_a_line_every_few_seconds_and_the_first_and_last(tmp_path, monkeypatch, said, terminal, steps):
+@pytest.mark.parametrize(("terminal", "few", "steps"), [(True, 5, ALL), (False, 5, [1, 4, 6]), (False, 6, ALL)])
+def test_off_a_terminal_a_line_every_few_seconds_and_the_first_and_last(
+    tmp_path, monkeypatch, said, terminal, few, steps
+):
     monkeypatch.setattr(metrics.sys.stderr, "isatty", lambda: terminal, raising=False)
+    monkeypatch.setattr(metrics, "FEW_STEPS", few)
     writer = metrics.MetricsWriter(tmp_path, 6, 0, tensorboard=False)
     now = [0.0]
     monkeypatch.setattr(metrics.time, "monotonic", lambda: now[0])
@@ -33,7 +38,7 @@ def test_a_line_fits_and_keeps_the_time_left(tmp_path, said):
     writer = metrics.MetricsWriter(tmp_path, 1, 0, tensorboard=False)
     writer.console(1, {"reward": "1.0", "s": "part 1.0 " * 30})
     writer.close()
-    assert len(said[0]) == 120 and " | left 0m00s | reward 1.0 | s part" in said[0] and said[0].endswith("...")
+    assert len(said[0]) == 120 and "1/1 | reward 1.0 | s part" in said[0] and said[0].endswith("... | left 0m00s")
 
 
 def test_a_full_disk_is_named(tmp_path, monkeypatch):
