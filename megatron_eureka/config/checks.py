@@ -263,7 +263,7 @@ def _reward(config: Config) -> Iterator[str]:
             "reward.accuracy_weight and reward.format_weight are 0, and reward.functions and reward.services are "
             "empty: every reward would be 0. Give one of the four."
         )
-    if reward.overlong.penalty and reward.overlong.buffer_tokens > longest:
+    if reward.overlong.penalty and reward.overlong.buffer(longest) > longest:
         yield (
             f"reward.overlong.buffer_tokens = {reward.overlong.buffer_tokens} exceeds rollout.max_response_tokens = "
             f"{longest}: every response would be punished. Use a buffer of {max(1, longest // 5)}, say."

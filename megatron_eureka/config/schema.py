@@ -91,7 +91,13 @@ class Overlong(Section):
     penalty: NonNegativeFloat = Field(
         0.0, description="Subtracted from a response of rollout.max_response_tokens (DAPO's soft punishment); 0: off."
     )
-    buffer_tokens: PositiveInt = Field(512, description="Last tokens before that limit, over which the penalty grows.")
+    buffer_tokens: int | None = Field(
+        None, gt=0, description="Last tokens before that limit, over which the penalty grows; by default a quarter."
+    )
+
+    def buffer(self, max_tokens: int) -> int:
+        """The buffer for a limit of so many tokens."""
+        return self.buffer_tokens or max(1, max_tokens // 4)
 
 
 class Repetition(Section):

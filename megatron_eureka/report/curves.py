@@ -5,10 +5,18 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from megatron_eureka.evaluate.heldout import Evaluation
+
 
 def read_metrics(run_folder: Path) -> list[dict]:
     """The lines of metrics.jsonl, in order."""
     return [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text("utf-8").splitlines()]
+
+
+def heldout_bands(run_folder: Path) -> list[tuple[int, float, float]]:
+    """(step, lower and upper end of the 95 % interval) of the held-out accuracy, from the items that were answered."""
+    files = {int(file.stem.removeprefix("step_")): file for file in (run_folder / "evaluation").glob("step_*.jsonl")}
+    return [(step, *Evaluation.read(files[step]).interval("accuracy")) for step in sorted(files)]
 
 
 def plot_rewards(run_folder: Path) -> Path:
@@ -33,10 +41,14 @@ def plot_rewards(run_folder: Path) -> Path:
         drawn += len(points)
         if points:
             axes.plot(*zip(*points, strict=True), label=label, marker="o" if len(points) < 10 else None)
+    bands = heldout_bands(run_folder)
+    if bands:
+        steps, lows, highs = zip(*bands, strict=True)
+        axes.fill_between(steps, lows, highs, color="C2", alpha=0.15, linewidth=0, label="95 % interval of it")
     if not drawn:
         raise ValueError(f"{run_folder / 'metrics.jsonl'} holds no rewards: there is nothing to draw.")
     axes.set_xlabel("step")
-    axes.set_ylabel("reward, accuracy (mean)")
+    axes.set_ylabel("mean reward of a response, share of right answers")
     axes.set_title(run_folder.name)
     axes.grid(alpha=0.3)
     axes.legend()

@@ -140,7 +140,7 @@ class Scorer:
         if overlong.penalty:
             assert num_tokens is not None, "the over-long penalty needs the lengths of the responses"
             limit = self._max_response_tokens
-            found["overlong"] = score_overlong(num_tokens, limit, overlong.buffer_tokens, overlong.penalty)
+            found["overlong"] = score_overlong(num_tokens, limit, overlong.buffer(limit), overlong.penalty)
         if repetition.penalty:
             found["repetition"] = score_repetition(response, repetition.ngram, repetition.penalty)
         return found

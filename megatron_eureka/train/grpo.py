@@ -9,7 +9,6 @@ import torch
 import torch.distributed as dist
 
 from megatron_eureka.config.schema import Config
-from megatron_eureka.log import logger
 from megatron_eureka.parallel.groups import device
 from megatron_eureka.rl.correction import correction_metrics, merge_totals
 from megatron_eureka.rl.step_advantages import StepAdvantages, step_advantages
@@ -200,6 +199,6 @@ def finish(session: Session) -> None:
     evaluate_if(session, last, True)
     save_if(session, last, True)
     if run.config.checkpoint.export:
-        logger.info("exporting to %s", run.export())
+        run.tell_export("megatron-eureka eval --model {folder} --benchmark NAME=PATH")
     run.finish()
     session.scorer.close()

@@ -22,7 +22,8 @@ from megatron_eureka.rollout.isolation import set_environment
 from megatron_eureka.rollout.options import EngineOptions
 from megatron_eureka.rollout.suppress import stop_token_ids, suppressed_token_ids
 from megatron_eureka.train.reference_policy import ReferencePolicy
-from megatron_eureka.train.run import Data, Run, load_data, new_stream, open_folder, open_run, start_job
+from megatron_eureka.train.run import Run
+from megatron_eureka.train.setup import Data, load_data, new_stream, open_folder, open_run, start_job
 
 if TYPE_CHECKING:
     from megatron_eureka.rollout.colocated import ColocatedEngine

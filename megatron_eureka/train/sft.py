@@ -14,7 +14,8 @@ from megatron_eureka.log import logger
 from megatron_eureka.rl.reductions import sample_weights
 from megatron_eureka.train.batch import make_rows
 from megatron_eureka.train.policy import WHOLE, accumulate, step
-from megatron_eureka.train.run import Run, load_data, new_stream, open_folder, open_run, start_job
+from megatron_eureka.train.run import Run
+from megatron_eureka.train.setup import load_data, new_stream, open_folder, open_run, start_job
 from megatron_eureka.train.totals import sum_over_job
 from megatron_eureka.types import MicroBatch
 
@@ -50,7 +51,7 @@ def fine_tune(config: Config, name: str) -> None:
             run.save(number, {"stream": stream.state_dict()})
     run.save(config.train.steps, {"stream": stream.state_dict()})
     if config.checkpoint.export:
-        logger.info("exported to %s", run.export())
+        run.tell_export("megatron-eureka train CONFIG model.path={folder}")
     run.finish()
 
 

@@ -3,8 +3,10 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import yaml
 
 from megatron_eureka.config.load import dump, load_config, option_fields, schema_json
 from megatron_eureka.config.schema import Config
@@ -146,3 +148,29 @@ def test_a_list_on_the_command_line_is_shown_as_the_shell_takes_it():
         load_config(None, ["data.train=a.jsonl"])
     assert 'written as [a.jsonl]; in a shell: "data.train=[a.jsonl]".' in str(error.value)
     assert load_config(None, ["data.train=[a.jsonl]"]).data.train == ["a.jsonl"]
+
+
+def options_of(file: Path) -> set[str]:
+    """Dotted names of what a file and its bases set."""
+    raw = yaml.safe_load(file.read_text("utf-8")) or {}
+    base = options_of(file.parent / raw.pop("base")) if "base" in raw else set()
+
+    def names(tree: dict, prefix: str = "") -> set[str]:
+        found = set()
+        for key, value in tree.items():
+            found |= names(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}"}
+        return found
+
+    return base | names(raw)
+
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+SIZES = [*sorted(CONFIGS.glob("qwen2_5_vl_*.yaml")), CONFIGS / "digits" / "rl.yaml"]
+
+
+@pytest.mark.parametrize("recipe", sorted((CONFIGS / "recipe").glob("*.yaml")), ids=lambda file: file.stem)
+@pytest.mark.parametrize("size", SIZES, ids=lambda file: file.stem)
+def test_a_recipe_may_stand_before_or_after_what_it_is_laid_over(size, recipe):
+    assert not options_of(size) & options_of(recipe)
+    before, after = (load_config(first, [str(second)]) for first, second in ((recipe, size), (size, recipe)))
+    assert before == after

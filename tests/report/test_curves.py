@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from megatron_eureka.report.curves import plot_rewards, read_metrics
+from megatron_eureka.evaluate.heldout import Evaluation, Item
+from megatron_eureka.evaluate.intervals import wilson
+from megatron_eureka.report.curves import heldout_bands, plot_rewards, read_metrics
 
 # Matplotlib's first three colours, in the order of the curves that are there.
 COLOURS = ((31, 119, 180), (255, 127, 14), (44, 160, 44))
@@ -55,3 +57,17 @@ def test_nothing_to_draw_is_said_with_the_file(tmp_path, lines):
 
 def test_metrics_are_read_in_order(tmp_path):
     assert read_metrics(write_metrics(tmp_path, REWARDS)) == REWARDS
+
+
+def test_held_out_accuracy_has_its_interval(tmp_path):
+    """Three of ten right before, eight after step 20; the band is drawn in the curve's colour, paler."""
+    write_metrics(tmp_path, [EVALUATIONS[0], *REWARDS, EVALUATIONS[1]])
+    for step, right in ((20, 8), (0, 3)):
+        items = tuple(Item(f"p{n}", "", "", float(n < right), 1.0) for n in range(10))
+        Evaluation(items).write(tmp_path / "evaluation" / f"step_{step}.jsonl")
+    bands = heldout_bands(tmp_path)
+    assert [step for step, *_ in bands] == [0, 20]
+    assert [band[1:] for band in bands] == [pytest.approx(wilson(3, 10)), pytest.approx(wilson(8, 10))]
+    pixels = np.asarray(Image.open(plot_rewards(tmp_path)).convert("RGB"))
+    pale = [round(255 - 0.15 * (255 - channel)) for channel in COLOURS[2]]
+    assert (np.abs(pixels.astype(int) - pale).max(-1) <= 2).sum() > 1000  # an area, not a line

@@ -8,7 +8,7 @@ from examples.digits.model import make_model
 from megatron_eureka.data.prompts import PromptSet
 from megatron_eureka.parallel import groups
 from megatron_eureka.parallel.layout import Layout
-from megatron_eureka.train.run import open_run
+from megatron_eureka.train.setup import open_run
 from megatron_eureka.train.sft import fit
 from tests.model.reference import CASES, config_for, hf_reference, pixels
 from tests.ranks import run_ranks

@@ -108,7 +108,7 @@ def evaluate_folder(model: str, data: str, out: str) -> None:
     from megatron_eureka.parallel import groups
     from megatron_eureka.rewards.scorer import Scorer
     from megatron_eureka.rollout.colocated import ColocatedEngine, EngineOptions
-    from megatron_eureka.train.run import load_data, start_job
+    from megatron_eureka.train.setup import load_data, start_job
 
     changes = [f"model.path={model}", f"data.train=[{data}]", f"evaluation.data=[{data}]", "parallel.tp=1"]
     config = load_config(ROOT / "configs" / "digits" / "grpo.yaml", changes)

@@ -41,7 +41,7 @@ from megatron_eureka.train.batch import cut_into_updates, make_rows, make_update
 from megatron_eureka.train.logprob_passes import kl_by_sample, logprobs_of, old_logprobs  # noqa: E402
 from megatron_eureka.train.policy import Policy, accumulate, build_policy  # noqa: E402
 from megatron_eureka.train.reference_policy import ReferencePolicy  # noqa: E402
-from megatron_eureka.train.run import start_job  # noqa: E402
+from megatron_eureka.train.setup import start_job  # noqa: E402
 from megatron_eureka.train.sft import fit  # noqa: E402
 from megatron_eureka.train.update import update  # noqa: E402
 from megatron_eureka.types import Group, ImageKey, Prompt, Sample  # noqa: E402
