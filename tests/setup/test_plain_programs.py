@@ -1,6 +1,7 @@
 """In the environment that the set-up makes, programs that know nothing of this package load what it exports."""
 
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -10,6 +11,7 @@ import pytest
 
 from examples.digits.model import make_model
 
+README = Path(__file__).resolve().parents[2] / "README.md"
 PTH = Path(__file__).resolve().parents[2] / "tools" / "setup" / "megatron_eureka_cpu_wheels.pth"
 TRANSFORMERS = """
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
@@ -46,6 +48,17 @@ def run(folder: Path, program: str, *options: str, **environment: str) -> str:
 @pytest.mark.slow
 def test_plain_transformers_loads_a_model_folder(folder):
     assert run(folder, TRANSFORMERS).endswith("qwen2_5_vl Qwen2_5_VLProcessor False\n")
+
+
+@pytest.mark.slow
+def test_readmes_lines_load_what_a_demo_exports(folder):
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
+    (block,) = (block for block in blocks if "from_pretrained" in block)
+    (path,) = re.findall(r'from_pretrained\("(.*?)"\)', block)
+    export = folder / path
+    export.parent.mkdir(parents=True)
+    export.symlink_to(folder / "model")
+    assert run(folder, f"{block}\nprint(type(model).__name__)") == "Qwen2_5_VLForConditionalGeneration\n"
 
 
 @pytest.mark.slow
