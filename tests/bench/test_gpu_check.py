@@ -66,9 +66,8 @@ def test_without_cuda_two_cuts_are_compared_and_the_rest_is_skipped_by_name(tmp_
     assert {check["status"] for check in checks.values()} == {"skipped"}
     assert report["timings"] == []
     assert report["counts"]["failed"] == 0
-    # another cut is another order of sums: an exact zero everywhere would mean that one run was compared with itself
-    cut = next(c for c in report["checks"] if c["name"] == f"model/logprobs [{CPU_ROWS.name}]")
-    assert cut["value"] > 0
+    # Another cut is another order of thousands of sums: zero everywhere would mean a run compared with itself.
+    assert any(check["value"] for check in report["checks"] if check["name"].endswith(f"[{CPU_ROWS.name}]"))
 
 
 @pytest.mark.parametrize("quantity", QUANTITIES, ids=lambda quantity: quantity.label)

@@ -47,4 +47,6 @@ def shout(number):
 
 
 def loaded(_):
-    return sorted(set(sys.modules) & {"torch", "transformers", "megatron_eureka", "numpy"})
+    hook = {"megatron_eureka", "megatron_eureka.cpu_wheels"}  # of every interpreter of .venv, see tools/setup
+    ours = {name for name in sys.modules if name.partition(".")[0] == "megatron_eureka"} - hook
+    return sorted(set(sys.modules) & {"torch", "transformers", "numpy"} | ours)
