@@ -98,7 +98,7 @@ def install() -> None:
     random._get_cuda_rng_state = lambda device="cuda", clone=False, graph_safe=False: torch.get_rng_state()
     random._set_cuda_rng_state = lambda state, device=-1, graph_safe=False: torch.set_rng_state(state)
     view = _torch_view()
-    for name, module in list(sys.modules.items()):
+    for name, module in sys.modules.copy().items():  # a copy is atomic: a thread beside may be importing vLLM
         if name.startswith("megatron.core") and getattr(module, "torch", None) is torch:
             module.torch = view
 

@@ -239,6 +239,13 @@ print("ready", flush=True)
 """
 
 
+def written_after(time_s, file):
+    try:
+        return file.stat().st_mtime > time_s
+    except FileNotFoundError:  # left by the process before, taken away by this one between the listing and here
+        return False
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("direction", ["there", "back"])
 def test_killed_at_any_moment_it_leaves_nothing_that_looks_whole(hf, megatron, tmp_path, direction):
@@ -249,7 +256,7 @@ def test_killed_at_any_moment_it_leaves_nothing_that_looks_whole(hf, megatron, t
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
         assert process.stdout.readline() == "ready\n"
         begin = time.time()
-        while not any(file.stat().st_mtime > begin for file in tmp_path.glob(".out.partial-*/*")):
+        while not any(written_after(begin, file) for file in tmp_path.glob(".out.partial-*/*")):
             time.sleep(0.001)  # what the one before left does not count
         if delay_s:
             with pytest.raises(ValueError, match="Another process is writing"):
