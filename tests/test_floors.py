@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "megatron_eureka"
 
 FLOORS = [
     {"config", "types", "log", "files", "cpu_wheels"},
-    {"parallel", "weights"},
+    {"answers", "parallel", "weights"},
     {"model", "rl", "rewards", "data", "bridge"},
     {"rollout"},
     {"evaluate"},
@@ -21,13 +21,13 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 TOGETHER = [FLOORS[0], FLOORS[6]]
 
 HEAVY = {
-    "torch": {room for room in FLOOR if FLOOR[room] > 0} - {"rewards"} | {"cpu_wheels", "types"},
+    "torch": {room for room in FLOOR if FLOOR[room] > 0} - {"answers", "rewards"} | {"cpu_wheels", "types"},
     "megatron": {"parallel", "model", "train"},
     "transformers": {"model", "data", "train"},
     "transformer_engine": {"model"},
     "flash_attn": {"model"},
     "vllm": {"rollout"},
-    "math_verify": {"rewards"},
+    "math_verify": {"answers", "rewards"},
 }
 VLLM_FILES = {f"rollout/{name}.py" for name in ("colocated", "cpu_worker", "plugin", "token_mask")}
 

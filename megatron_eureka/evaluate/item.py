@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-# How an answer is compared; see `scoring`.
-KINDS = ("choice", "integer", "float", "list", "text", "math", "answers", "reward")
+from megatron_eureka.answers import Question
 
 
 class Malformed(ValueError):
@@ -27,16 +26,12 @@ class BenchmarkItem:
     id: str  # unique in its benchmark
     place: str  # where it was read, "file:row"
     messages: tuple[dict, ...]  # chat turns; image parts hold absolute paths
-    gold: tuple[str, ...]  # one answer, or all of several (kind "answers"); a letter for a choice
-    kind: str  # of KINDS
-    choices: tuple[str, ...] = ()  # texts of the options A, B, ...; empty where the question's text has them
-    precision: int | None = None  # decimals that count (kind "float")
-    unit: str = ""  # that the question asks for
-    tolerances: tuple[float, ...] = ()  # absolute, one an answer; empty: as good as exact
+    gold: tuple[str, ...]  # one answer, or all of several (kind "several"); a letter for a choice
+    question: Question = Question()  # its kind, and what is known besides the gold
+    as_trained: bool = False  # it stands as in training, and gets training's system prompt
     query: str = ""  # the question as the benchmark's own script asks it
     subsets: dict[str, tuple[str, ...]] = field(default_factory=dict)  # axis -> values, such as task -> (geometry,)
 
     def __post_init__(self) -> None:
         if not self.gold or not all(self.gold):
             raise Malformed("answer", "there is no answer")
-        assert self.kind in KINDS, f"{self.kind} is none of {KINDS}"

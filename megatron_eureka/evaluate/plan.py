@@ -80,7 +80,7 @@ def turns(item: BenchmarkItem, config: Config) -> tuple[dict, ...]:
     Questions in the training format stay as they are, with `data.system_prompt` as in training.
     """
     options = config.evaluation
-    if item.kind == "reward":
+    if item.as_trained:
         system = config.data.system_prompt
     else:
         system = options.system_prompt if options.prompt == "think" else ""

@@ -51,7 +51,7 @@ class ItemResult:
             "id": self.item.id,
             "prompt": question_text(self.item),
             "images": [part["image"] for part in _parts(self.item) if part["type"] == "image"],
-            "kind": self.item.kind,
+            "kind": self.item.question.kind,
             "gold": ", ".join(self.item.gold),
             **first,
             **({"samples": samples} if len(samples) > 1 else {}),

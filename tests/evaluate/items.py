@@ -1,5 +1,6 @@
 """Questions for tests, with what the test is about and defaults for the rest."""
 
+from megatron_eureka.answers import Question
 from megatron_eureka.evaluate.item import BenchmarkItem
 
 
@@ -7,4 +8,5 @@ def item(gold: str | tuple[str, ...], kind: str, **more: object) -> BenchmarkIte
     """A question without a picture."""
     turns = ({"role": "user", "content": [{"type": "text", "text": "How many?"}]},)
     values = {"id": "q", "place": "file:0", "messages": turns, **more}
-    return BenchmarkItem(gold=(gold,) if isinstance(gold, str) else gold, kind=kind, **values)
+    asked = {name: values.pop(name) for name in ("choices", "precision", "unit", "tolerances") if name in values}
+    return BenchmarkItem(gold=(gold,) if isinstance(gold, str) else gold, question=Question(kind, **asked), **values)

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from examples.benchmarks.make_samples import make_samples
+from megatron_eureka.answers import Question
 from megatron_eureka.evaluate.benchmarks import BENCHMARKS, load_benchmark
 from megatron_eureka.evaluate.benchmarks.pictures import options_in, user_turn
 from megatron_eureka.evaluate.results import question_text
@@ -58,19 +59,19 @@ def test_a_table_and_its_other_form_are_the_same_questions(name, file, tmp_path)
     assert list(one) == list(two)
     for item, other in zip(one.values(), two.values(), strict=True):
         assert question_text(item) == question_text(other)
-        fields = ("gold", "kind", "choices", "precision", "unit", "tolerances", "subsets", "query")
+        fields = ("gold", "question", "as_trained", "subsets", "query")
         assert [getattr(item, f) for f in fields] == [getattr(other, f) for f in fields]
 
 
 def test_mathvista():
     items = by_id("mathvista")
     choice = items["2"]
-    assert (choice.kind, choice.gold, choice.choices) == ("choice", ("B",), ("left", "middle", "right"))
+    assert (choice.gold, choice.question) == (("B",), Question("choice", ("left", "middle", "right")))
     options = "(A) left\n(B) middle\n(C) right\nAnswer with the letter of the right option."
     assert question_text(choice) == f"<image>\nWhich bar is the tallest?\n{options}"
-    assert [items[pid].kind for pid in "14678"] == ["integer", "float", "list", "text", "float"]
-    assert (items["4"].gold, items["4"].precision) == (("12.57",), 2)
-    assert items["5"].unit == "m" and "(Unit: m)" in question_text(items["5"])
+    assert [items[pid].question.kind for pid in "14678"] == ["integer", "float", "list", "text", "float"]
+    assert (items["4"].gold, items["4"].question.precision) == (("12.57",), 2)
+    assert items["5"].question.unit == "m" and "(Unit: m)" in question_text(items["5"])
     assert items["3"].subsets["skills"] == ("geometry reasoning", "arithmetic reasoning")
     assert items["3"].subsets["task"] == ("geometry problem solving",)
     assert items["1"].query.startswith("Question: How many bars")
@@ -78,14 +79,14 @@ def test_mathvista():
 
 def test_mathverse():
     items = by_id("mathverse")
-    assert (items["1"].kind, items["1"].gold, items["1"].choices) == ("choice", ("B",), ("6", "9", "12", "3"))
-    assert (items["7"].kind, items["7"].gold, items["7"].choices) == ("math", ("6",), ())
+    assert (items["1"].gold, items["1"].question) == (("B",), Question("choice", ("6", "9", "12", "3")))
+    assert (items["7"].gold, items["7"].question) == (("6",), Question())
     assert [items[str(n)].subsets["version"][0] for n in range(1, 7)] == [
         *("Text Dominant", "Text Lite", "Text Intensive", "Vision Intensive", "Vision Dominant", "Vision Only")
     ]
     # the question stands in the picture, its options are known all the same
     assert question_text(items["6"]).startswith("<image>\nAnswer the question that is shown in the picture.")
-    assert items["6"].choices == ("6", "9", "12", "3")
+    assert items["6"].question.choices == ("6", "9", "12", "3")
     text_only = by_id("mathverse", SAMPLES / "mathverse" / "testmini_text_only.json")
     assert {item.subsets["version"] for item in text_only.values()} == {("Text Only",)}
     assert all("<image>" not in question_text(item) for item in text_only.values())
@@ -93,28 +94,28 @@ def test_mathverse():
 
 def test_mathvision():
     items = by_id("mathvision")
-    assert (items["3"].kind, items["3"].gold, items["3"].choices) == ("choice", ("C",), ("4", "8", "12", "16"))
-    assert items["2"].choices == () and "(A)" not in question_text(items["2"])  # labels of the picture
-    assert (items["4"].kind, items["4"].gold) == ("math", ("\\frac{1}{3}",))
+    assert (items["3"].gold, items["3"].question) == (("C",), Question("choice", ("4", "8", "12", "16")))
+    assert items["2"].question.choices == () and "(A)" not in question_text(items["2"])  # labels of the picture
+    assert (items["4"].question.kind, items["4"].gold) == ("free", ("\\frac{1}{3}",))
     assert items["4"].subsets == {"subject": ("arithmetic",), "level": ("3",)}
 
 
 def test_olympiadbench():
     items = by_id("olympiadbench")
-    assert (items["1"].kind, items["1"].gold, items["1"].tolerances) == ("math", ("$\\pi$",), (1e-8,))
-    assert (items["2"].kind, items["2"].gold) == ("answers", ("2", "-2"))
-    assert (items["4"].unit, items["4"].tolerances) == ("km/h", (0.5,))
-    assert (items["8"].gold, items["8"].tolerances) == (("1.41", "1.73"), (1e-2, 1e-2))
+    assert (items["1"].question.kind, items["1"].gold, items["1"].question.tolerances) == ("free", ("$\\pi$",), (1e-8,))
+    assert (items["2"].question.kind, items["2"].gold) == ("several", ("2", "-2"))
+    assert (items["4"].question.unit, items["4"].question.tolerances) == ("km/h", (0.5,))
+    assert (items["8"].gold, items["8"].question.tolerances) == (("1.41", "1.73"), (1e-2, 1e-2))
     assert question_text(items["1"]) == "In\n<image>\nthe circle has radius 1. Find its area."
     assert items["6"].subsets["answer_type"] == ("Tuple",)
 
 
 def test_k12_and_the_training_format():
     k12, own = by_id("k12"), by_id("jsonl")
-    assert (k12["k12-2"].kind, k12["k12-2"].gold) == ("choice", ("A",))
-    assert (k12["k12-3"].kind, k12["k12-3"].gold) == ("math", ("16 cm^2",))
+    assert (k12["k12-2"].question.kind, k12["k12-2"].gold) == ("choice", ("A",))
+    assert (k12["k12-3"].question.kind, k12["k12-3"].gold) == ("free", ("16 cm^2",))
     assert k12["k12-5"].subsets == {"subject": ("Physics",)}
-    assert {item.kind for item in own.values()} == {"reward"}
+    assert {item.as_trained for item in own.values()} == {True}
     assert own["own-6"].messages == ({"role": "user", "content": "What is 2 + 2?"},)
 
 
@@ -122,7 +123,9 @@ def test_k12_with_options_in_the_question(folder):
     questions = {"A. 30° B. 45° C. 60° D. 90°": ("30°", "45°", "60°", "90°"), "A. 30° B. 45°": (), "": ()}
     rows = [{**K12, "id": n, "question": f"How large? {text}", "answer": "C"} for n, text in enumerate(questions)]
     items = by_id("k12", write(folder / "rows.jsonl", rows))
-    assert [item.choices for item in items.values()] == list(questions.values())  # gold C is none of two options
+    assert [item.question.choices for item in items.values()] == list(
+        questions.values()
+    )  # gold C is none of two options
     assert question_text(items["0"]).endswith("D. 90°\nAnswer with the letter of the right option.")
     answers = {"<answer>60°</answer>": True, "<answer>C</answer>": True, "<answer>C. 60°</answer>": True}
     answers |= {"<answer>45°</answer>": False, "<answer>6°</answer>": False}

@@ -59,7 +59,7 @@ def test_turns_in_each_style():
 
 
 def test_the_training_format_stays_as_in_training():
-    question = item("3", "reward", messages=TURN)
+    question = item("3", "free", messages=TURN, as_trained=True)
     assert turns(question, config()) == TURN
     trained = Config.model_validate({"data": {"system_prompt": "As trained."}})
     assert turns(question, trained) == ({"role": "system", "content": "As trained."}, *TURN)

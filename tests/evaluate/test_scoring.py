@@ -1,8 +1,12 @@
 """What counts as right, kind by kind: each case is a question, a response and the verdict."""
 
+from dataclasses import replace
+
 import pytest
 
-from megatron_eureka.evaluate.scoring import AnswerScorer, one_to_one
+from megatron_eureka.answers import question_of
+from megatron_eureka.answers.several import one_to_one
+from megatron_eureka.evaluate.scoring import AnswerScorer
 from megatron_eureka.rewards.accuracy import score_accuracy
 from tests.evaluate.items import item
 
@@ -227,38 +231,38 @@ WORDS = [
 ]
 
 MATH = [
-    (item("\\frac{1}{2}", "math"), "<answer>$0.5$</answer>", True),
-    (item("2\\sqrt{3}", "math"), "<answer>$\\sqrt{12}$</answer>", True),
-    (item("2\\sqrt{3}", "math"), "<answer>3.46</answer>", False),
-    (item("2.83", "math"), "<answer>$2\\sqrt{2}$</answer>", True),  # the gold is rounded, to two decimals
-    (item("2.83", "math"), "<answer>2.86</answer>", False),
-    (item("2.83", "math"), "<answer>$\\sqrt{8.2}$</answer>", False),  # 2.864
-    (item("$(3,-2)$", "math"), "so it is at\n(3, -2)", True),
-    (item("-2", "math"), "so it is at\n(3, -2)", False),
-    (item("3:4", "math"), "The ratio is 3:4", True),
-    (item("4", "math"), "The ratio is 3:4", False),
-    (item("$x \\geq 2$", "math"), "x ≥ 2", True),
-    (item("2", "math"), "x ≥ 2", False),
-    (item("2.5", "math"), "<answer>2.53</answer>", False),  # one decimal is exact
-    (item("x^2-1", "math"), "<answer>$(x-1)(x+1)$</answer>", True),
-    (item("2a", "math"), "<answer>2</answer>", False),
-    (item("5 cm", "math"), "<answer>5</answer>", True),
-    (item("5 cm", "math"), "<answer>50 mm</answer>", True),
-    (item("5 cm", "math"), "<answer>5 kg</answer>", False),
-    (item("$\\frac{3}{4}$", "math", tolerances=(1e-2,)), "<answer>0.755</answer>", True),
-    (item("$\\frac{3}{4}$", "math", tolerances=(1e-2,)), "<answer>0.77</answer>", False),
-    (item("$3\\pi$", "math", tolerances=(1e-2,)), "So \\boxed{9.42}", True),
-    (item("$y=2x+1$", "math"), "\\boxed{2y - 4x = 2}", True),
-    (item("$y=2x+1$", "math"), "\\boxed{y = 2x}", False),
-    (item("$(1,2)$", "math"), "\\boxed{(1, 2)}", True),
-    (item("$(1,2)$", "math"), "\\boxed{(2, 1)}", False),
-    (item("$[0,1)$", "math"), "\\boxed{[0,1)}", True),
-    (item("$[0,1)$", "math"), "\\boxed{[0,1]}", False),
-    (item("isosceles triangle", "math"), "<answer>an isosceles triangle</answer>", True),
+    (item("\\frac{1}{2}", "free"), "<answer>$0.5$</answer>", True),
+    (item("2\\sqrt{3}", "free"), "<answer>$\\sqrt{12}$</answer>", True),
+    (item("2\\sqrt{3}", "free"), "<answer>3.46</answer>", False),
+    (item("2.83", "free"), "<answer>$2\\sqrt{2}$</answer>", True),  # the gold is rounded, to two decimals
+    (item("2.83", "free"), "<answer>2.86</answer>", False),
+    (item("2.83", "free"), "<answer>$\\sqrt{8.2}$</answer>", False),  # 2.864
+    (item("$(3,-2)$", "free"), "so it is at\n(3, -2)", True),
+    (item("-2", "free"), "so it is at\n(3, -2)", False),
+    (item("3:4", "free"), "The ratio is 3:4", True),
+    (item("4", "free"), "The ratio is 3:4", False),
+    (item("$x \\geq 2$", "free"), "x ≥ 2", True),
+    (item("2", "free"), "x ≥ 2", False),
+    (item("2.5", "free"), "<answer>2.53</answer>", False),  # one decimal is exact
+    (item("x^2-1", "free"), "<answer>$(x-1)(x+1)$</answer>", True),
+    (item("2a", "free"), "<answer>2</answer>", False),
+    (item("5 cm", "free"), "<answer>5</answer>", True),
+    (item("5 cm", "free"), "<answer>50 mm</answer>", True),
+    (item("5 cm", "free"), "<answer>5 kg</answer>", False),
+    (item("$\\frac{3}{4}$", "free", tolerances=(1e-2,)), "<answer>0.755</answer>", True),
+    (item("$\\frac{3}{4}$", "free", tolerances=(1e-2,)), "<answer>0.77</answer>", False),
+    (item("$3\\pi$", "free", tolerances=(1e-2,)), "So \\boxed{9.42}", True),
+    (item("$y=2x+1$", "free"), "\\boxed{2y - 4x = 2}", True),
+    (item("$y=2x+1$", "free"), "\\boxed{y = 2x}", False),
+    (item("$(1,2)$", "free"), "\\boxed{(1, 2)}", True),
+    (item("$(1,2)$", "free"), "\\boxed{(2, 1)}", False),
+    (item("$[0,1)$", "free"), "\\boxed{[0,1)}", True),
+    (item("$[0,1)$", "free"), "\\boxed{[0,1]}", False),
+    (item("isosceles triangle", "free"), "<answer>an isosceles triangle</answer>", True),
 ]
 
-PAIR = item(("1", "2"), "answers")
-NEAR = item(("1.0", "1.1"), "answers", tolerances=(0.15, 0.02))
+PAIR = item(("1", "2"), "several")
+NEAR = item(("1.0", "1.1"), "several", tolerances=(0.15, 0.02))
 ANSWERS = [
     (PAIR, "<answer>1, 2</answer>", True),
     (PAIR, "<answer>2, 1</answer>", True),  # in any order
@@ -270,23 +274,29 @@ ANSWERS = [
     (PAIR, "<answer>1, 2, 3</answer>", False),
     (PAIR, "<answer>1, 2, 2</answer>", False),
     (PAIR, "either \\boxed{1} or \\boxed{2}", True),
-    (item(("$\\sqrt{2}$", "$-\\sqrt{2}$"), "answers"), "<answer>$\\pm\\sqrt{2}$</answer>", True),
-    (item(("(1,2)", "(3,4)"), "answers"), "<answer>$(3,4), (1,2)$</answer>", True),
-    (item(("(1,2)", "(3,4)"), "answers"), "<answer>$(1,3), (2,4)$</answer>", False),
-    (item(("\\frac{1}{2}", "3"), "answers"), "<answer>$3, 0.5$</answer>", True),
+    (item(("$\\sqrt{2}$", "$-\\sqrt{2}$"), "several"), "<answer>$\\pm\\sqrt{2}$</answer>", True),
+    (item(("(1,2)", "(3,4)"), "several"), "<answer>$(3,4), (1,2)$</answer>", True),
+    (item(("(1,2)", "(3,4)"), "several"), "<answer>$(1,3), (2,4)$</answer>", False),
+    (item(("\\frac{1}{2}", "3"), "several"), "<answer>$3, 0.5$</answer>", True),
     (NEAR, "<answer>1.1, 1.1</answer>", True),  # 1.1 equals both: the pairing has to be found
     (NEAR, "<answer>1.0, 1.0</answer>", False),
 ]
 
-REWARD = [
-    (item("8", "reward"), "<think> 3 and 5 </think><answer> 8 </answer>", True),
-    (item("8", "reward"), "<think> 3 and 5 </think><answer> 2 </answer>", False),
-    (item("B", "reward"), "<answer> B. 12 cm </answer>", True),
-    (item("\\frac83", "reward"), "<answer> 8/3 </answer>", True),
-    (item("3", "reward"), "<think> so x = $3$", True),  # as in training: all of it is looked at
-    (item("3", "reward"), "<answer>3</answer> wait <answer>4</answer>", True),  # the first one
-    (item("4", "reward"), "<answer>3</answer> wait <answer>4</answer>", False),
-    (item("3", "reward"), "", False),
+
+def trained(label):
+    """A question as it stands in training, of which the label is known."""
+    return replace(item(label, "free"), question=question_of(label), as_trained=True)
+
+
+TRAINED = [
+    (trained("8"), "<think> 3 and 5 </think><answer> 8 </answer>", True),
+    (trained("8"), "<think> 3 and 5 </think><answer> 2 </answer>", False),
+    (trained("B"), "<answer> B. 12 cm </answer>", True),
+    (trained("\\frac83"), "<answer> 8/3 </answer>", True),
+    (trained("3"), "<think> so x = $3$", False),  # a thought that was cut off
+    (trained("4"), "<answer>3</answer> wait <answer>4</answer>", True),  # the last one
+    (trained("3"), "<answer>3</answer> wait <answer>4</answer>", False),
+    (trained("3"), "", False),
 ]
 
 
@@ -296,7 +306,7 @@ def scorer():
         yield scorer
 
 
-@pytest.mark.parametrize("cases", [CHOICE, NUMBERS, WORDS, MATH, ANSWERS, REWARD])
+@pytest.mark.parametrize("cases", [CHOICE, NUMBERS, WORDS, MATH, ANSWERS, TRAINED])
 def test_verdicts(scorer, cases):
     verdicts = scorer.score([(question, response) for question, response, _ in cases])
     wrong = [
@@ -314,20 +324,21 @@ def test_what_was_taken_for_the_answer_is_told(scorer):
 
 
 def test_of_the_training_format_the_reward_decides_and_what_it_looks_at_is_told(scorer):
-    responses = [response for _, response, _ in REWARD]
-    verdicts = scorer.score([(question, response) for question, response, _ in REWARD])
-    labels = [question.gold[0] for question, _, _ in REWARD]
+    responses = [response for _, response, _ in TRAINED]
+    verdicts = scorer.score([(question, response) for question, response, _ in TRAINED])
+    labels = [question.gold[0] for question, _, _ in TRAINED]
     rewards = [score_accuracy(response, label) for response, label in zip(responses, labels, strict=True)]
     assert [float(verdict.correct) for verdict in verdicts] == rewards
-    assert [verdict.extracted for verdict in verdicts[-4:]] == ["<think> so x = $3$", "3", "3", ""]
+    assert [verdict.extracted for verdict in verdicts[-4:]] == ["", "4", "4", ""]
 
 
 def test_a_formula_that_cannot_be_computed_is_wrong_and_counted():
-    with AnswerScorer(workers=1) as scorer:
-        questions = [item("7", "math"), item("7", "math")]
-        verdicts = scorer.score(list(zip(questions, [f"<answer>${'9^' * 400}9$</answer>", "\\boxed{7}"], strict=True)))
+    with AnswerScorer(workers=1, timeout_s=1.0) as scorer:
+        questions = [item("7", "free"), item("7", "free")]
+        endless = "<answer>$\\sum_{n=1}^{10^{12}} n^{n}$</answer>"
+        verdicts = scorer.score(list(zip(questions, [endless, "\\boxed{7}"], strict=True)))
         assert [verdict.correct for verdict in verdicts] == [False, True]
-        assert scorer.counters["errors"] + scorer.counters["timeouts"] == 1
+        assert scorer.counters == {"timeouts": 1, "errors": 0}
 
 
 @pytest.mark.parametrize(

@@ -205,7 +205,7 @@ PAIRS = [
     (r"x=\pm 3", r"$\pm 3$", True),
     (r"\emptyset", r"$\varnothing$", True),
     (r"\emptyset", "$0$", False),
-    ("37 20", "$37, 20$", False),
+    ("37 20", "$37, 20$", True),
     ("3", "$3$ or $5$", False),
     # Pairs, vectors, points: order counts.
     ("(1,2)", "$(1,2)$", True),

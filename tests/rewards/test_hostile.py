@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from math_verify import LatexExtractionConfig, parse, verify
 from sympy import S
 
+from megatron_eureka.answers.choices import gold_letters, gold_run, named_letters
+from megatron_eureka.answers.exact import compare_numbers
+from megatron_eureka.answers.notation import bare, normal
 from megatron_eureka.config.schema import Repetition, Reward
 from megatron_eureka.rewards.accuracy import check_label, score_accuracy
-from megatron_eureka.rewards.choices import label_choices, label_run, named_choices
-from megatron_eureka.rewards.exact import compare_numbers
 from megatron_eureka.rewards.format import score_format
-from megatron_eureka.rewards.notation import plain_forms, to_latex
 from megatron_eureka.rewards.pool import VerifierPool
 from megatron_eureka.rewards.repetition import score_repetition
 from megatron_eureka.rewards.scorer import Scorer
@@ -71,7 +71,7 @@ def test_a_long_answer_is_wrong():
 def test_what_runs_in_the_trainer_or_before_the_parser_is_linear(name):
     """256 KiB of each text; what backtracks takes minutes for one."""
     text = (HOSTILE[name] * (MIB // len(HOSTILE[name]) + 1))[: MIB // 4]
-    functions = [score_format, label_choices, label_run, named_choices, plain_forms, to_latex]
+    functions = [score_format, gold_letters, gold_run, named_letters, normal, bare]
     functions += [lambda text: score_repetition(text, 3, 1.0), lambda text: compare_numbers(text, "8")]
     start = time.process_time()
     for function in functions:

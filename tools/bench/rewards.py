@@ -28,7 +28,7 @@ from math_verify import parse, verify
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from megatron_eureka.rewards.accuracy import extract_candidate  # noqa: E402
+from megatron_eureka.answers import Question, read  # noqa: E402
 from megatron_eureka.rewards.pool import VerifierPool  # noqa: E402
 from tools.bench.convert_record import machine  # noqa: E402
 
@@ -74,7 +74,7 @@ def time_pool(pairs: list[tuple[str, str]], workers: int) -> tuple[float, float]
     """Scores a second of fresh workers, and the share of right answers."""
     pool = VerifierPool(workers, 5.0)
     try:
-        pool.run([("extract_candidate", ("8",))] * workers)  # they have started
+        pool.run([("score_accuracy", ("8", "8"))] * workers)  # they have started
         start = time.perf_counter()
         outcomes = pool.run([("score_accuracy", pair) for pair in pairs])
         seconds = time.perf_counter() - start
@@ -90,7 +90,7 @@ def time_bare(pairs: list[tuple[str, str]]) -> tuple[float, float]:
     right = [
         verify(
             parse(f"${label}$", parsing_timeout=None),
-            parse(extract_candidate(response), parsing_timeout=None),
+            parse(read(response, Question()).text, parsing_timeout=None),
             timeout_seconds=None,
         )
         for response, label in pairs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from megatron_eureka.answers import question_of
 from megatron_eureka.data.labels import bare_label
 from megatron_eureka.data.messages import parse_prompt
 from megatron_eureka.data.refusal import BadRow
@@ -28,7 +29,8 @@ def read_item(row: Row, pictures: Pictures) -> BenchmarkItem:
         place=row.place,
         messages=tuple({**turn, "content": _content(turn["content"], row, pictures)} for turn in turns),
         gold=(answer,),
-        kind="reward",
+        question=question_of(answer),
+        as_trained=True,
         subsets=subsets,
     )
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 
+from megatron_eureka.answers import Question
+from megatron_eureka.answers.choices import LETTERS
 from megatron_eureka.data.layouts import CHOICE_HINT
 from megatron_eureka.evaluate.benchmarks.files import Row
 from megatron_eureka.evaluate.benchmarks.pictures import Pictures, options_in, user_turn
-from megatron_eureka.evaluate.choices import LETTERS
 from megatron_eureka.evaluate.item import BenchmarkItem, Malformed
 
 PATTERNS = ("data/test-*.parquet", "test-*.parquet", "test.json", "k12.json", "K12.json", "*.json", "*.jsonl")
@@ -33,7 +34,6 @@ def read_item(row: Row, pictures: Pictures) -> BenchmarkItem:
         place=row.place,
         messages=user_turn(text, {n: pictures.source(v, row.roots) for n, v in zip(names, values, strict=True)}),
         gold=(letter.group(1) if letter else answer,),
-        kind="choice" if letter else "math",
-        choices=options,
+        question=Question("choice", options) if letter else Question(),
         subsets={"subject": (row.text("subject"),)} if row.text("subject") else {},
     )

@@ -5,6 +5,7 @@ The text-only version has no picture; in the vision-only one the question stands
 
 from __future__ import annotations
 
+from megatron_eureka.answers import Question
 from megatron_eureka.data.layouts import CHOICE_HINT
 from megatron_eureka.evaluate.benchmarks.files import Row
 from megatron_eureka.evaluate.benchmarks.pictures import Pictures, options_in, user_turn
@@ -44,8 +45,7 @@ def read_item(row: Row, pictures: Pictures) -> BenchmarkItem:
         place=row.place,
         messages=user_turn(f"{text}\n{CHOICE_HINT}" if is_choice else text, sources),
         gold=(answer.upper() if is_choice else answer,),
-        kind="choice" if is_choice else "math",
-        choices=options_in(row.text("question_for_eval") or question) if is_choice else (),
+        question=Question("choice", options_in(row.text("question_for_eval") or question)) if is_choice else Question(),
         query=row.text("query_cot"),
         subsets=subsets | {"question_type": (row.text("question_type"),)},
     )

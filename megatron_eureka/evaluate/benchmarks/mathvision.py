@@ -5,6 +5,7 @@ A row has one picture, even where its text names several (<image1>, <image2>): t
 
 from __future__ import annotations
 
+from megatron_eureka.answers import Question
 from megatron_eureka.data.layouts import CHOICE_HINT
 from megatron_eureka.evaluate.benchmarks.files import Row
 from megatron_eureka.evaluate.benchmarks.pictures import Pictures, user_turn, with_options
@@ -37,7 +38,6 @@ def read_item(row: Row, pictures: Pictures) -> BenchmarkItem:
         place=row.place,
         messages=user_turn(f"{text}\n{CHOICE_HINT}" if choices else text, {"<image1>": source}),
         gold=(answer.upper() if choices else answer,),
-        kind="choice" if choices else "math",
-        choices=() if labels else choices,
+        question=Question("choice", () if labels else choices) if choices else Question(),
         subsets={"subject": (row.text("subject") or "unknown",)} | ({"level": (level,)} if level else {}),
     )

@@ -5,6 +5,7 @@ The gold of a multiple-choice question is the text of the option; here it become
 
 from __future__ import annotations
 
+from megatron_eureka.answers import Question
 from megatron_eureka.data.layouts import CHOICE_HINT
 from megatron_eureka.evaluate.benchmarks.files import Row
 from megatron_eureka.evaluate.benchmarks.pictures import Pictures, user_turn, with_options
@@ -31,10 +32,7 @@ def read_item(row: Row, pictures: Pictures) -> BenchmarkItem:
         place=row.place,
         messages=user_turn(f"{text}\n{_hint(kind, precision)}".strip(), {"<image>": source}),
         gold=(gold,),
-        kind=kind,
-        choices=choices,
-        precision=precision,
-        unit=unit,
+        question=Question(kind, choices, precision, unit),
         query=row.text("query"),
         subsets={"question_type": (row.text("question_type"),), "answer_type": (row.text("answer_type"),)}
         | _metadata(row.mapping("metadata")),

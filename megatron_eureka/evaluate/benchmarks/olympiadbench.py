@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 import re
 
-from megatron_eureka.evaluate.answers import split_answers
+from megatron_eureka.answers import Question
+from megatron_eureka.answers.notation import normal
+from megatron_eureka.answers.several import split_answers
 from megatron_eureka.evaluate.benchmarks.files import Row
 from megatron_eureka.evaluate.benchmarks.pictures import Pictures, user_turn
 from megatron_eureka.evaluate.item import BenchmarkItem, Malformed
@@ -31,16 +33,18 @@ def read_item(row: Row, pictures: Pictures) -> BenchmarkItem:
     gold = row.texts("final_answer")
     several = row.values.get("is_multiple_answer") is True or len(gold) > 1
     if several:
-        gold = tuple(part for answer in gold for part in split_answers(answer))
+        gold = tuple(part for answer in gold for part in split_answers(normal(answer)))
     unit = row.text("unit")
     return BenchmarkItem(
         id=row.id("id"),
         place=row.place,
         messages=user_turn(f"{text}\n{_hint(several, unit)}".strip(), _sources(row, text, pictures)),
         gold=gold,
-        kind="answers" if several else "math",
-        unit=unit.strip("$"),
-        tolerances=_tolerances(row.text("error"), len(gold)),
+        question=Question(
+            "several" if several else "free",
+            unit=unit.strip("$"),
+            tolerances=_tolerances(row.text("error"), len(gold)),
+        ),
         subsets={axis: (row.text(axis),) for axis in AXES if row.text(axis)},
     )
 

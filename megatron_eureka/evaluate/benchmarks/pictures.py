@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from megatron_eureka.answers.choices import LETTERS
+from megatron_eureka.answers.notation import to_ascii
 from megatron_eureka.data.decoding import read_header
 from megatron_eureka.data.refusal import BadRow
 from megatron_eureka.data.rows import MAX_PATH, picture_bytes, picture_name
-from megatron_eureka.evaluate.choices import LETTERS
 from megatron_eureka.evaluate.item import Malformed
 from megatron_eureka.files import write_atomically
-from megatron_eureka.rewards.notation import plain_forms
 
 
 class Pictures:
@@ -108,7 +108,7 @@ _OPTION_MARK = re.compile(r"(?<![\w\\'∠△⊙])\(?([A-J])[.)]\s*(?=\S)")
 
 def options_in(question: str) -> tuple[str, ...]:
     """Texts of the options A, B, ... that stand in a question, on lines of their own or in one line; () if none do."""
-    question = plain_forms(question)
+    question = to_ascii(question)
     found = [(match.group(1), match.group(2).strip()) for match in _OPTION_LINE.finditer(question)]
     letters = "".join(letter for letter, _ in found)
     if len(found) > 1 and LETTERS.startswith(letters):

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 
-from megatron_eureka.rewards.notation import plain
+from megatron_eureka.answers.notation import bare
 
 MAX_CHARS = 120  # a longer text is no number with a unit
 MAX_SENTENCE_CHARS = 400
@@ -17,17 +17,25 @@ _QUANTITY = re.compile(
     rf"(?P<sign>[+-]?)\s*(?P<money>[€£¥]?)\s*"
     rf"(?:\\frac\s*\{{\s*(?P<up>-?{_NUMBER})\s*\}}\s*\{{\s*(?P<down>{_NUMBER})\s*\}}"
     rf"|\\frac\s*(?P<up1>\d)\s*(?P<down1>\d)"
+    r"|(?P<whole>\d+)\s+(?P<up2>\d+)\s*/\s*(?P<down2>\d+)(?![\w/])"
     rf"|(?P<number>{_NUMBER})"
     rf"(?:\s*/\s*(?P<over>{_NUMBER})(?![\w/])"
-    rf"|\s*\\frac\s*\{{\s*(?P<up2>{_NUMBER})\s*\}}\s*\{{\s*(?P<down2>{_NUMBER})\s*\}})?"
-    rf"(?:\s*(?:\\times|\\cdot|×|\*)\s*10\s*\^\s*\{{?\s*(?P<power>[+-]?\d{{1,3}})\s*\}}?)?)"
+    rf"|\s*\\frac\s*\{{\s*(?P<up3>{_NUMBER})\s*\}}\s*\{{\s*(?P<down3>{_NUMBER})\s*\}})?"
+    rf"(?:\s*(?:\\times|\\cdot|\*)\s*10\s*\^\s*\{{?\s*(?P<power>[+-]?\d{{1,3}})\s*\}}?)?)"
     r"(?:\s*(?P<percent>\\?%))?(?P<gap>\s*)(?P<unit>\S.*)?"
 )
 _IN_SENTENCE = re.compile(rf"(?<![\w.,^])[-−]?{_NUMBER}(?:\s?%)?(?![\w^])")
-_PARTS = ("number", "up", "down", "up1", "down1", "over", "up2", "down2", "power")
-_LEFT_OF_EQUALS = re.compile(r"[^=<>≤≥]{0,40}(?:=|≈|\\approx|\\simeq)\s*")
-_DEGREES = re.compile(r"\^\s*\{?\s*\\circ\s*\}?|\\degree|°|º")
+_PARTS = ("number", "up", "down", "up1", "down1", "over", "whole", "up2", "down2", "up3", "down3", "power")
+_LEFT_OF_EQUALS = re.compile(r"(?:(?!\\[lg]eq)[^=<>]){0,40}(?:=|\\approx|\\simeq)\s*")
+_DEGREES = re.compile(r"\^\{\\circ\}")
 _UNIT_PART = re.compile(r"([a-zµμ]+|[\u4e00-\u9fff]{1,2}|°)(?:\^?\{?([123])\}?|([²³]))?", re.IGNORECASE)
+_MINUS = re.compile(r"(?<![\d.]\s)\b(?:negative|minus)\s+(?=[\d.])", re.IGNORECASE)
+_OUT_OF = re.compile(r"(?<=\d)(?:\s+[A-Za-z]+){0,2}\s+out\s+of\s+(?:the\s+|all\s+)?\d+", re.IGNORECASE)
+_BLANKS_OF_THOUSANDS = re.compile(r"-?\d{1,3}(?: \d{3})+")
+FORMULA = re.compile(r"\\(?:sqrt|frac|pi)\b|\^")
+_BEFORE_RESULT = re.compile(
+    r"[^,;]*(?:=|\\approx\b|\\simeq\b|\b(?:is|are|equals|about|approximately)\b)", re.IGNORECASE
+)
 _COUNTER = re.compile(r"[\u4e00-\u9fff]{1,2}")  # 5元, 12人
 _WORDS = re.compile(r"[A-Za-z]{3,}(?:\s[A-Za-z]+){0,3}")
 
@@ -87,7 +95,7 @@ class Quantity:
 
 def parse_unit(text: str) -> Unit | None:
     """A unit that can be converted, such as cm, m^2, km/h or square metres; None for any other text."""
-    text = " ".join(_DEGREES.sub("°", plain(text)).split())
+    text = " ".join(_DEGREES.sub("°", bare(text)).split())
     exponent = {"square": 2, "sq": 2, "cubic": 3}.get(text.split(" ")[0].casefold()) if " " in text else None
     if exponent:
         text = f"{text.partition(' ')[2]}^{exponent}"
@@ -119,7 +127,9 @@ def parse_quantity(text: str) -> Quantity | None:
     """
     if len(text) > MAX_CHARS:
         return None
-    text = _DEGREES.sub(" ° ", plain(text)).strip()
+    text = _DEGREES.sub(" ° ", bare(text)).strip()
+    if _BLANKS_OF_THOUSANDS.fullmatch(text):
+        text = text.replace(" ", "")
     left = _LEFT_OF_EQUALS.match(text)
     found = _QUANTITY.fullmatch(text[left.end() :] if left else text)
     if found is None:
@@ -142,6 +152,28 @@ def only_quantity(text: str) -> Quantity | None:
     after = text[found[0].end() :].split()
     with_unit = parse_quantity(f"{found[0].group()} {after[0].rstrip('.,;')}") if after else None
     return with_unit if with_unit and with_unit.unit else parse_quantity(found[0].group())
+
+
+def read_number(text: str, of_all: bool = False) -> Quantity | None:
+    """The number of an answer in words, with its unit; None where there are several, none, or a formula.
+
+    Args:
+        of_all: `4 out of 8` is 4.
+    """
+    text = _MINUS.sub("-", bare(text))
+    text = _OUT_OF.sub("", text) if of_all else text
+    thousands = _BLANKS_OF_THOUSANDS.search(text)
+    if thousands and not re.search(r"\d", text[: thousands.start()] + text[thousands.end() :]):
+        text = text.replace(thousands.group(), thousands.group().replace(" ", ""))
+    if FORMULA.search(text):
+        return parse_quantity(text) or parse_quantity(result_of(text))
+    return parse_quantity(text) or only_quantity(text)
+
+
+def result_of(text: str) -> str:
+    """What stands behind the last equals sign or "is"."""
+    before = _BEFORE_RESULT.match(text)
+    return text[before.end() :].strip() if before else text
 
 
 def same_quantity(candidate: Quantity, gold: Quantity, unit: str, tolerance: float) -> bool:
@@ -180,11 +212,14 @@ def _is_words(tail: str) -> bool:
 
 def _value(found: re.Match) -> float | None:
     part = {name: float(text.replace(",", "")) for name, text in found.groupdict().items() if name in _PARTS and text}
-    up, down = part.get("up", part.get("up1")), part.get("down", part.get("down1"))
+    whole = part.get("number", part.get("whole"))
     try:
-        value = up / down if up is not None else part["number"]
-        value = value / part["over"] if "over" in part else value
-        value += part["up2"] / part["down2"] if "up2" in part else 0.0
+        if whole is None:
+            value = part.get("up", part.get("up1")) / part.get("down", part.get("down1"))
+        else:
+            value = whole / part.get("over", 1.0)
+        for up, down in (("up2", "down2"), ("up3", "down3")):
+            value += part[up] / part[down] if up in part else 0.0
         value *= 10.0 ** part.get("power", 0.0)
     except (ZeroDivisionError, OverflowError):
         return None

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 
-from megatron_eureka.evaluate.choices import letters_in
-from megatron_eureka.rewards.choices import FIGURE
-from megatron_eureka.rewards.notation import boxed, plain, plain_forms
+from megatron_eureka.answers.choices import FIGURE, named_letters
+from megatron_eureka.answers.notation import bare, boxed, normal
+from megatron_eureka.answers.question import Answer, Question
 
-MAX_CHARS = 2000  # of an answer; what is longer is a text, and its end counts
+MAX_CHARS = 2000  # of an answer without tags; what is longer is a text, and its end counts
+MAX_SHORT_LINE = 31  # without a mark a letter may be a point of a figure; in a short last line it is an answer
+MAX_FORMULA_LINE = 200
 
 _PHRASE = re.compile(
     r"\b(?:answer|result|option|choice)\b[*\s]{0,4}(?:(?:is|should be|would be|are|equals)\b|[:=：])[*\s]{0,4}[:：]?"
@@ -18,7 +19,6 @@ _PHRASE = re.compile(
     re.IGNORECASE,
 )
 _SENTENCE_END = re.compile(r"\.(?=\s|$)|[。\n]")
-MAX_SHORT_LINE = 31  # without a mark a letter may be a point of a figure; in a short last line it is an answer
 _OPTION = re.compile(r"\(([A-J])\)|(?<![\w'])([A-J])(?=\s{0,4}[.):](?:\s|$))|([A-J])(?=\s?选?项(?!错|不|有误|是错))")
 _NUMBER = re.compile(r"(?<![\w.])[-−]?\d[\d,]*(?:\.\d+)?(?:[eE][+-]?\d{1,4})?\s?%?")
 # As sentences have it: negative 3, 12 345, 4 out of 8.
@@ -35,49 +35,42 @@ _PROSE = re.compile(
 _BULLET = re.compile(r"\A(?:(?:[-*•]|\(?[a-z0-9]\)|[a-z0-9][.:)])\s+|[=≈]\s*)")
 _REMARK = re.compile(r"\s\([^()]*[A-Za-z]{3}[^()]*\)[\s.]*$")
 _OPERATOR = re.compile(r"[-−+*/^:=<>≤≥≠±√(\[{\\]")
-MAX_FORMULA_LINE = 200
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """What counts as the answer."""
-
-    text: str  # "" if the response has none
-    how: str  # "tag", "boxed", "phrase", "option", "list", "number", "formula", "line" or "none"
-
-
-def extract(response: str, kind: str) -> Candidate:
+def read(response: str, question: Question) -> Answer:
     """The answer of a response.
 
-    The last `<answer>` counts, else what follows the last `</think>`, else everything. In it: the last `\\boxed`, the
-    words after the last "answer is"; without tags, then, what a question of this kind asks for: the last marked
-    option, list, number or formula, or the last line. A thought that was cut off has no answer in these.
-
-    Args:
-        kind: of the question, see `item.KINDS`.
+    What follows the last `</think>` counts, if anything does. In it the last complete `<answer>`, else all. There: a
+    `\\boxed`, the words after the last "answer is"; without tags, then, what a question of this kind asks for: the
+    last marked option, list, number or formula, or the last line. A thought that was cut off has no answer.
     """
-    tagged = _tagged(response)
-    text = response.rpartition("</think>")[2] if tagged is None else tagged
-    several = kind in ("answers", "list")
+    thought, closed, text = response.rpartition("</think>")
+    if not text.strip():
+        text = thought
+    tagged = _tagged(text)
+    if tagged is None and not closed and "<think>" in response:
+        return Answer("", "none", question.kind)
+    text, how = _found(text if tagged is None else tagged, question, tagged is not None)
+    return Answer(text, how, question.kind)
+
+
+def _found(text: str, question: Question, tagged: bool) -> tuple[str, str]:
     boxes = boxed(text)
     if boxes:
-        return Candidate(_clip(", ".join(dict.fromkeys(boxes)) if several else boxes[-1]), "boxed")
-    if tagged is not None and not _PHRASE.search(tagged):
-        return Candidate(_clip(tagged), "tag")
+        several = tagged or question.kind in ("several", "list")
+        return _clip(", ".join(dict.fromkeys(boxes)) if several else boxes[-1]), "boxed"
     phrase = _after_phrase(text)
     if phrase:
-        return Candidate(_clip(phrase), "phrase")
-    if tagged is None and "<think>" in response and "</think>" not in response:
-        return Candidate("", "none")
-    return _by_kind(text[-MAX_CHARS:], kind)
+        return _clip(phrase), "phrase"
+    return (text.strip(), "tag") if tagged else _by_kind(text[-MAX_CHARS:], question.kind)
 
 
-def _tagged(response: str) -> str | None:
-    end = response.rfind("</answer>")
-    start = response.rfind("<answer>", 0, end) if end >= 0 else response.rfind("<answer>")
+def _tagged(text: str) -> str | None:
+    end = text.rfind("</answer>")
+    start = text.rfind("<answer>", 0, end) if end >= 0 else text.rfind("<answer>")
     if start < 0:
         return None
-    content = response[start + len("<answer>") : end if end >= 0 else len(response)].strip()
+    content = text[start + len("<answer>") : end if end >= 0 else len(text)].strip()
     return content or None
 
 
@@ -90,18 +83,18 @@ def _after_phrase(text: str) -> str:
     return rest[: end.start()].strip() if end else rest.strip()
 
 
-def _by_kind(text: str, kind: str) -> Candidate:
+def _by_kind(text: str, kind: str) -> tuple[str, str]:
     lines = [line.strip() for line in text.split("\n") if line.strip()]
     if not lines:
-        return Candidate("", "none")
+        return "", "none"
     said = [("number", _last(_SAID))]
     found = {"choice": [("option", _option)], "integer": said, "float": said, "list": [("list", _last(_LIST))]}
-    found["math"] = [("formula", _formula), ("formula", _last(_MATHS)), ("number", _last(_NUMBER))]
+    found["free"] = [("formula", _formula), ("formula", _last(_MATHS)), ("number", _last(_NUMBER))]
     for how, find in found.get(kind, []):
         answer = find(text, lines[-1])
         if answer:
-            return Candidate(answer, how)
-    return Candidate(_clip(lines[-1]), "line")
+            return answer, how
+    return _clip(lines[-1]), "line"
 
 
 def _last(pattern: re.Pattern) -> Callable[[str, str], str]:
@@ -117,12 +110,10 @@ def _last(pattern: re.Pattern) -> Callable[[str, str], str]:
 
 def _option(text: str, line: str) -> str:
     """The letter of a short last line, else the last one that is marked as an option."""
-    letters = letters_in(plain(line), bare=True) if len(line) <= MAX_SHORT_LINE else set()
-    return (
-        letters.pop()
-        if len(letters) == 1 and letters <= set(line)
-        else _last(_OPTION)(FIGURE.sub(" ", plain_forms(text)))
-    )
+    letters = named_letters(bare(normal(line))) if len(line) <= MAX_SHORT_LINE else set()
+    if len(letters) == 1 and letters <= set(line.upper()):
+        return letters.pop()
+    return _last(_OPTION)(FIGURE.sub(" ", normal(text)))
 
 
 def _formula(_: str, line: str) -> str:
