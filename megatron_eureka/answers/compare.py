@@ -17,7 +17,7 @@ from megatron_eureka.answers.choices import (
     named_letters,
 )
 from megatron_eureka.answers.exact import compare_numbers
-from megatron_eureka.answers.notation import bare, normal
+from megatron_eureka.answers.notation import bare, normal, unboxed
 from megatron_eureka.answers.quantities import parse_quantity, read_number, same_quantity, values_in
 from megatron_eureka.answers.question import Question
 from megatron_eureka.answers.reading import read
@@ -63,8 +63,7 @@ def equal(answer: str, gold: str | Sequence[str], question: Question = FREE) -> 
 def normal_gold(gold: str) -> str:
     """A gold's normal form, without a box around all of it."""
     gold = normal(gold)
-    box = one_box(gold)
-    return box if box and bare(gold) in (rf"\boxed{{{box}}}", rf"\fbox{{{box}}}") else gold
+    return unboxed(gold) or gold
 
 
 def is_prose(gold: str) -> bool:

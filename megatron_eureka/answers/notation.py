@@ -66,6 +66,7 @@ _LATER: tuple[tuple[re.Pattern, str], ...] = tuple(
         (r"[ \t\r\f\v]+", " "),
     )
 )
+_AROUND_BOX = re.compile(r"(?:\$\$?|\\\(|\\\[)?\s*\\(?:boxed|fbox)\s*\{\}\s*(?:\$\$?|\\\)|\\\])?\s*\.?")
 _BOX = re.compile(r"\\(?:boxed|fbox)\s{0,4}\{")
 
 
@@ -103,3 +104,12 @@ def boxed(text: str) -> list[str]:
         found.append(text[start.end() : end - 1].strip())
         at = end
     return [content for content in found if content]
+
+
+def unboxed(text: str) -> str:
+    """The inside of a text that is nothing but one box; "" for any other."""
+    start, boxes = _BOX.search(text), boxed(text)
+    if start is None or len(boxes) != 1:
+        return ""
+    end = text.index(boxes[0], start.end()) + len(boxes[0])
+    return boxes[0] if _AROUND_BOX.fullmatch((text[: start.end()] + text[end:].lstrip()).strip()) else ""

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import re
 
+from megatron_eureka.answers.notation import boxed, unboxed
 from megatron_eureka.data.messages import show
 from megatron_eureka.data.refusal import BadRow
 
 _TAG = re.compile(r"</?answer>", re.IGNORECASE)
 _TAGGED = re.compile(r"<answer>(.*?)</answer>", re.IGNORECASE | re.DOTALL)
-_BOX_START = re.compile(r"\\(?:boxed|fbox)\s*\{")
-_BOXED = re.compile(
-    r"(?:\$\$?|\\\(|\\\[)?\s*\\(?:boxed|fbox)\s*\{(?P<inside>.*)\}\s*(?:\$\$?|\\\)|\\\])?\s*\.?", re.DOTALL
-)
 MAX_BARE_CHARACTERS = 60  # of a solution that is nothing but its answer
 
 
@@ -31,8 +28,8 @@ def bare_label(text: str) -> str:
         if len(found) != 1 or len(_TAG.findall(text)) != 2:
             raise BadRow("answer", f"the answer must be bare, or in one pair of <answer> tags, got {show(text)}")
         bare = found[0].strip()
-    while (box := _BOXED.fullmatch(bare.strip())) and _is_balanced(box["inside"]):
-        bare = box["inside"].strip()
+    while inside := unboxed(bare):
+        bare = inside
     return bare
 
 
@@ -45,23 +42,10 @@ def final_answer(text: str) -> str | None:
     bare = bare_label(text)
     if bare != text:
         return bare
-    boxes = list(_BOX_START.finditer(text))
+    boxes = boxed(text)
     if boxes:
-        return _until_closed(text[boxes[-1].end() :])
+        return boxes[-1]
+    if "\\boxed" in text:  # one that was cut off
+        return None
     short = text.strip()
     return short if len(short) <= MAX_BARE_CHARACTERS and "\n" not in short else None
-
-
-def _is_balanced(text: str) -> bool:
-    """Whether every brace that is closed was opened: `1} or \\boxed{2` is the inside of two boxes."""
-    return _until_closed(text + "}") == text.strip()
-
-
-def _until_closed(text: str) -> str | None:
-    """What stands before the brace that closes one opened before the text; None where none does."""
-    depth = 1
-    for end, sign in enumerate(text):
-        depth += {"{": 1, "}": -1}.get(sign, 0)
-        if not depth:
-            return text[:end].strip()
-    return None
