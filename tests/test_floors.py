@@ -9,8 +9,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "megatron_eureka"
 
 FLOORS = [
     {"config", "types", "log", "files", "cpu_wheels"},
-    {"answers", "parallel", "weights"},
-    {"model", "rl", "rewards", "data", "bridge"},
+    {"answers", "parallel", "planner", "rl", "weights"},
+    {"model", "rewards", "data", "bridge"},
     {"rollout"},
     {"evaluate"},
     {"train"},
@@ -21,7 +21,7 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 TOGETHER = [FLOORS[0], FLOORS[6]]
 
 HEAVY = {
-    "torch": {room for room in FLOOR if FLOOR[room] > 0} - {"answers", "rewards"} | {"cpu_wheels", "types"},
+    "torch": {room for room in FLOOR if FLOOR[room] > 0} - {"answers", "planner", "rewards"} | {"cpu_wheels", "types"},
     "megatron": {"parallel", "model", "train"},
     "transformers": {"model", "data", "train"},
     "transformer_engine": {"model"},

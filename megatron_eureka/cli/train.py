@@ -12,12 +12,12 @@ import typer
 
 from megatron_eureka.config.checks import Task, doubts
 from megatron_eureka.config.load import dump, load_config
-from megatron_eureka.config.memory import GIB, estimate_memory
 from megatron_eureka.config.model_folder import find_model_folder
 from megatron_eureka.config.schema import Config
 from megatron_eureka.launch.elastic import is_rank, launch_ranks, run_rank
 from megatron_eureka.log import logger, setup_logging
 from megatron_eureka.parallel.layout import Layout
+from megatron_eureka.planner.memory import GIB, estimate_memory
 from megatron_eureka.train.preflight import Preflight, preflight
 
 ConfigFile = Annotated[Path, typer.Argument(help="YAML file of options, such as configs/digits/grpo.yaml.")]

@@ -9,6 +9,7 @@ from pathlib import Path
 from megatron_eureka.config.model_folder import find_model_folder, is_megatron_checkpoint
 from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.config.schema import Config
+from megatron_eureka.planner.memory import kv_bytes_per_token
 from megatron_eureka.weights import hf_tensors
 
 KV_BLOCK_TOKENS = 128  # of vLLM's CPU attention
@@ -48,8 +49,7 @@ class EngineOptions:
         Raises:
             ValueError: with the size that is needed.
         """
-        kv_heads = max(1, info.num_kv_heads // self.tp)
-        token_bytes = 2 * info.num_layers * kv_heads * info.head_dim * {"float32": 4}.get(self.dtype, 2)
+        token_bytes = kv_bytes_per_token(info, self.tp, {"float32": 4}.get(self.dtype, 2))
         # vLLM keeps one block to itself.
         needed_bytes = token_bytes * KV_BLOCK_TOKENS * (1 + math.ceil(self.max_model_tokens / KV_BLOCK_TOKENS))
         if needed_bytes > self.kv_cache_bytes:

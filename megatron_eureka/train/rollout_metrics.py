@@ -12,9 +12,9 @@ import torch.distributed as dist
 
 from megatron_eureka.config.algorithm import Algorithm
 from megatron_eureka.log import logger
+from megatron_eureka.planner.flops import flops_of_rows, peak_flops, tower_flops
 from megatron_eureka.rl.step_advantages import StepAdvantages
 from megatron_eureka.rollout.collect import Collected
-from megatron_eureka.train.flops import language_model_flops, peak_flops, tower_flops
 from megatron_eureka.train.metrics import Timers
 from megatron_eureka.train.policy import Policy
 from megatron_eureka.types import Group, MicroBatch
@@ -109,13 +109,13 @@ def throughput(policy: Policy, rows: Sequence[MicroBatch], timers: Timers) -> di
     """
     info = policy.info
     patches = sum(math.prod(image.grid_thw) for image in {image for row in rows for image in row.images})
-    flops = 4 * language_model_flops(info, rows) + tower_flops(info.vision, patches)
+    flops = 4 * flops_of_rows(info, rows) + tower_flops(info.vision, patches)
     total = torch.tensor([flops], dtype=torch.float64, device=next(policy.model[0].parameters()).device)
     dist.all_reduce(total, group=policy.groups.dp)  # every tensor- and pipeline-parallel rank counts the whole rows
     seconds = timers.seconds("old_logprob") + timers.seconds("update")
     per_rank = float(total) / dist.get_world_size() / seconds
     metrics = {"perf/tflops_per_gpu": per_rank / 1e12}
-    peak = peak_flops()
+    peak = peak_flops(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
     return {**metrics, "perf/mfu": per_rank / peak} if peak else metrics
 
 

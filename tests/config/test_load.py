@@ -136,7 +136,7 @@ def test_schema_has_every_option_with_its_doc():
 
 def test_config_needs_no_torch():
     code = (
-        "import sys, megatron_eureka.config.load, megatron_eureka.config.checks, megatron_eureka.config.memory, "
+        "import sys, megatron_eureka.config.load, megatron_eureka.config.checks, "
         "megatron_eureka.config.known_models, megatron_eureka.config.options; "
         "assert not {'torch', 'transformers', 'numpy'} & set(sys.modules)"
     )

@@ -25,9 +25,9 @@ import torch  # noqa: E402
 from examples.digits.model import make_model  # noqa: E402
 from megatron_eureka.data.packing import Item  # noqa: E402
 from megatron_eureka.parallel import groups  # noqa: E402
+from megatron_eureka.planner.flops import flops_of_rows, peak_flops  # noqa: E402
 from megatron_eureka.train import policy as policies  # noqa: E402
 from megatron_eureka.train.batch import make_rows  # noqa: E402
-from megatron_eureka.train.flops import language_model_flops, peak_flops  # noqa: E402
 from megatron_eureka.types import MicroBatch, Prompt  # noqa: E402
 from tools.bench.gpu_programs import policy_of, prepare  # noqa: E402
 from tools.bench.gpu_variants import Variant  # noqa: E402
@@ -103,7 +103,7 @@ def measure(variant: Variant, size: str) -> list[dict]:
     with tempfile.TemporaryDirectory() as folder:
         write_config(Path(folder), **SIZES[size])
         policy = policy_of(variant, folder, freeze_vision=True, lr=1e-6)
-    peak = peak_flops()
+    peak = peak_flops(torch.cuda.get_device_name()) if on_cuda else None
     records = []
 
     def loss(_, row, logprobs, entropies):
@@ -116,7 +116,7 @@ def measure(variant: Variant, size: str) -> list[dict]:
             torch.cuda.reset_peak_memory_stats()
         seconds = timed(lambda row=row: policies.accumulate(policy, [row], loss), on_cuda)
         # A backward pass counts as two forward passes; what the head computes again for it does not count.
-        median, work = statistics.median(seconds), 3 * language_model_flops(policy.info, [row])
+        median, work = statistics.median(seconds), 3 * flops_of_rows(policy.info, [row])
         records.append(
             {
                 "name": f"forward and backward, {shape}",

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import torch
-
 from megatron_eureka.config.model_info import ModelInfo, VisionInfo
 from megatron_eureka.types import MicroBatch
 
@@ -17,18 +15,27 @@ from megatron_eureka.types import MicroBatch
 PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "B200": 2250e12}
 
 
-def language_model_flops(info: ModelInfo, rows: Iterable[MicroBatch]) -> float:
-    """One forward pass of the decoder over rows, and of the head over their targets."""
-    rows = list(rows)
-    tokens, targets = sum(row.num_tokens for row in rows), sum(len(row.targets) for row in rows)
+def language_model_flops(info: ModelInfo, num_tokens: int, num_targets: int, attention_pairs: float) -> float:
+    """One forward pass of the decoder over tokens, and of the head over those whose successor is wanted.
+
+    Args:
+        attention_pairs: query-key pairs that the masks let through, over all tokens.
+    """
     queries, keys = info.num_heads * info.head_dim, info.num_kv_heads * info.head_dim
     layer = info.hidden_size * (2 * queries + 2 * keys) + 3 * info.hidden_size * info.ffn_size
-    matrices = 2.0 * tokens * info.num_layers * layer + 2.0 * targets * info.hidden_size * info.vocab_size
-    return matrices + info.num_layers * sum(_attention_pairs(row) for row in rows) * 4.0 * queries
+    matrices = 2.0 * num_tokens * info.num_layers * layer + 2.0 * num_targets * info.hidden_size * info.vocab_size
+    return matrices + info.num_layers * attention_pairs * 4.0 * queries
+
+
+def flops_of_rows(info: ModelInfo, rows: Iterable[MicroBatch]) -> float:
+    """`language_model_flops` of packed rows; padding is left out."""
+    rows = list(rows)
+    tokens, targets = sum(row.num_tokens for row in rows), sum(len(row.targets) for row in rows)
+    return language_model_flops(info, tokens, targets, sum(map(_attention_pairs, rows)))
 
 
 def _attention_pairs(row: MicroBatch) -> float:
-    """Query-key pairs that a row's causal, bottom-right masks let through; padding is left out."""
+    """Pairs under a row's causal, bottom-right masks."""
     pairs = 0.0
     for segment in row.segments:
         if segment.start < row.num_tokens:
@@ -46,9 +53,6 @@ def tower_flops(vision: VisionInfo, num_patches: int) -> float:
     return 2.0 * num_patches * (patch + vision.depth * block + merger)
 
 
-def peak_flops() -> float | None:
-    """Peak of this rank's GPU; None on a CPU or a GPU that is not in the table."""
-    if not torch.cuda.is_available():
-        return None
-    name = torch.cuda.get_device_name()
-    return next((peak for key, peak in PEAKS.items() if key in name), None)
+def peak_flops(gpu: str) -> float | None:
+    """Peak of a GPU by the name that CUDA gives it, dense BF16, FLOP/s; None for one that is not in the table."""
+    return next((peak for key, peak in PEAKS.items() if key in gpu), None)

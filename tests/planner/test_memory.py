@@ -1,12 +1,15 @@
 """The memory estimate against hand-derived numbers and the published parameter counts."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from megatron_eureka.config.known_models import KNOWN_MODELS
 from megatron_eureka.config.load import load_config
-from megatron_eureka.config.memory import estimate_memory, stage_parameters, total_parameters
+from megatron_eureka.planner.memory import estimate_memory, kv_bytes_per_token
+from megatron_eureka.planner.parameters import stage_parameters, total_parameters
 
 ROOT = Path(__file__).parents[2]
 SEVEN = KNOWN_MODELS["Qwen/Qwen2.5-VL-7B-Instruct"]
@@ -55,6 +58,21 @@ def test_fp32_keeps_no_master_copy():
     assert estimate.optimizer == 8_292_166_656  # 8 bytes over 8 replicas
     # 28 layers x 8192 tokens x 4 bytes x (4 x 3584 + 64 x 128 + 3 x 18944)
     assert estimate.activations == 28 * 8192 * 4 * (14336 + 8192 + 56832)
+
+
+def test_a_token_of_the_kv_cache_by_hand():
+    """28 layers, keys and values of 4 heads of 128 in bf16; over 8 engine ranks every rank still holds one head."""
+    assert kv_bytes_per_token(SEVEN, 1, 2) == 2 * 28 * 4 * 128 * 2
+    assert kv_bytes_per_token(SEVEN, 2, 2) == 2 * 28 * 2 * 128 * 2
+    assert kv_bytes_per_token(SEVEN, 8, 4) == 2 * 28 * 1 * 128 * 4
+
+
+def test_the_planner_needs_no_torch():
+    code = (
+        "import sys, megatron_eureka.planner.memory, megatron_eureka.planner.flops; "
+        "assert not {'torch', 'transformers', 'numpy'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 def test_shipped_plans_fit_into_80_gb():

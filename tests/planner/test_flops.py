@@ -3,10 +3,10 @@
 import torch
 
 from megatron_eureka.config.known_models import KNOWN_MODELS
-from megatron_eureka.config.memory import total_parameters
 from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.data.packing import Item, pack
-from megatron_eureka.train.flops import language_model_flops, tower_flops
+from megatron_eureka.planner.flops import flops_of_rows, language_model_flops, peak_flops, tower_flops
+from megatron_eureka.planner.parameters import total_parameters
 from megatron_eureka.types import MicroBatch, Prompt, Segment
 
 INFO = KNOWN_MODELS["Qwen/Qwen2.5-VL-7B-Instruct"]
@@ -19,7 +19,7 @@ def row(num_prompt: int, num_response: int, length: int):
 
 def test_dense_part_is_two_operations_a_weight_and_token():
     """Against 2 x parameters x tokens, minus embedding, tower, norms and biases (below 1 % of the layers)."""
-    one, two = (language_model_flops(INFO, [row(n, 1, n + 1)]) for n in (1, 2))
+    one, two = (flops_of_rows(INFO, [row(n, 1, n + 1)]) for n in (1, 2))
     attention = INFO.num_layers * 4 * INFO.num_heads * INFO.head_dim * (6 - 3)  # pairs of 3 tokens less those of 2
     per_token = two - one - attention
     embedding = 2 * INFO.vocab_size * INFO.hidden_size
@@ -29,9 +29,9 @@ def test_dense_part_is_two_operations_a_weight_and_token():
 
 
 def test_padding_costs_nothing_and_causal_attention_half():
-    assert language_model_flops(INFO, [row(4, 2, 6)]) == language_model_flops(INFO, [row(4, 2, 16)])
-    long, short = (language_model_flops(INFO, [row(n, 1, n + 1)]) for n in (2001, 1001))
-    linear = (language_model_flops(INFO, [row(3, 1, 4)]) - language_model_flops(INFO, [row(2, 1, 3)])) * 1000
+    assert flops_of_rows(INFO, [row(4, 2, 6)]) == flops_of_rows(INFO, [row(4, 2, 16)])
+    long, short = (flops_of_rows(INFO, [row(n, 1, n + 1)]) for n in (2001, 1001))
+    linear = (flops_of_rows(INFO, [row(3, 1, 4)]) - flops_of_rows(INFO, [row(2, 1, 3)])) * 1000
     quadratic = INFO.num_layers * 4 * INFO.num_heads * INFO.head_dim * (2002 * 2003 - 1002 * 1003) / 2
     assert abs((long - short) / (linear + quadratic) - 1) < 1e-3  # the slope above holds the pairs of 4 tokens
 
@@ -61,4 +61,10 @@ def test_flops_of_a_row_by_hand():
     pairs = 1 + 2 + (3 + 4 + 5)
     layer = 4 * (4 + 4) + 4 * 4 + 3 * 4 * 8  # q and kv, output, MLP
     expected = 2 * 3 * layer * 5 + 4 * 3 * 2 * 2 * pairs + 2 * 10 * 4 * 3
-    assert language_model_flops(info, [row]) == expected
+    assert flops_of_rows(info, [row]) == expected
+    assert language_model_flops(info, 5, 3, pairs) == expected
+
+
+def test_peaks_are_found_by_the_name_of_the_device():
+    assert peak_flops("NVIDIA H100 80GB HBM3") == peak_flops("NVIDIA H200") == 989e12
+    assert peak_flops("NVIDIA GeForce RTX 3060") is None

@@ -1,0 +1,1 @@
+"""What a run will need, by plain numbers: parameters, memory, operations. Nothing is measured."""
