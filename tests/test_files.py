@@ -110,7 +110,7 @@ def test_other_failures_stay_what_they_are(tmp_path, error):
 
 
 # Rooms that write beside others in ways of their own: whole folders, or one folder a process.
-OWN_WAYS = {"weights/new_folder.py", "train/checkpoint.py", "train/run_folder.py", "launch/elastic.py"}
+OWN_WAYS = {"checkpoints/new_folder.py", "train/checkpoint.py", "train/run_folder.py", "launch/elastic.py"}
 
 
 def test_whatever_is_written_beside_others_gets_its_name_here():

@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "megatron_eureka"
 FLOORS = [
     {"config", "types", "log", "files", "cpu_wheels"},
     {"answers", "parallel", "planner", "rl", "weights"},
-    {"model", "rewards", "data", "bridge"},
+    {"model", "rewards", "data", "bridge", "checkpoints"},
     {"rollout"},
     {"evaluate"},
     {"train"},
@@ -22,13 +22,14 @@ TOGETHER = [FLOORS[0], FLOORS[6]]
 
 HEAVY = {
     "torch": {room for room in FLOOR if FLOOR[room] > 0} - {"answers", "planner", "rewards"} | {"cpu_wheels", "types"},
-    "megatron": {"parallel", "model", "train"},
+    "megatron": {"parallel", "model", "checkpoints", "train"},
     "transformers": {"model", "data", "train"},
     "transformer_engine": {"model"},
     "flash_attn": {"model"},
     "vllm": {"rollout"},
     "math_verify": {"answers", "rewards"},
 }
+MEGATRON_FILES = {f"checkpoints/{name}.py" for name in ("megatron_loader", "in_process_writer")}  # of that room
 VLLM_FILES = {f"rollout/{name}.py" for name in ("colocated", "cpu_worker", "plugin", "token_mask")}
 
 
@@ -62,6 +63,8 @@ def test_imports_point_down_and_heavy_libraries_stay_in_their_rooms(path):
             assert FLOOR[other] < FLOOR[room] or beside, f"{where} imports {name}: not below {room}"
         if top in HEAVY:
             assert room in HEAVY[top], f"{where} imports {name}: not allowed in {room}"
+        if top == "megatron" and room == "checkpoints":
+            assert where in MEGATRON_FILES, f"{where} imports {name}: converting must do without Megatron-Core"
         if top == "vllm":
             assert where in VLLM_FILES, f"{where} imports {name}: vLLM belongs in {sorted(VLLM_FILES)}"
 

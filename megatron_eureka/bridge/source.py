@@ -9,25 +9,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
 from megatron_eureka.bridge.buckets import Bucket, Owned, plan_buckets
 from megatron_eureka.config.model_info import ModelInfo
-from megatron_eureka.log import progress
-from megatron_eureka.weights import (
-    HfWriter,
-    Rule,
-    check_tp_size,
-    clear_errors,
-    hf_tensors,
-    rules_by_name,
-    shard_shape,
-    shards_to_hf,
-    table,
-)
+from megatron_eureka.weights import Rule, check_tp_size, hf_tensors, rules_by_name, shard_shape, shards_to_hf, table
 
 DEFAULT_BUCKET_BYTES = 512 << 20
 
@@ -161,26 +149,6 @@ class ShardedSource:
             shape = shard_shape(rule, self._tp_size)
             shards = [part.view(dtype).view(shape) for part in parts]
             yield from shards_to_hf(rule, shards).items()
-
-
-def export_hf(source: ShardedSource, folder: str | Path, like: str | Path, *, is_writer: bool) -> None:
-    """Write a replica's weights as a Hugging Face folder, called by all its ranks; one of them is the writer.
-
-    Raises:
-        ValueError, RuntimeError: on the writer, see `weights.save_hf`; the stream is exhausted first, so that nobody
-            hangs.
-    """
-    stream = source.stream()
-    try:
-        if is_writer:
-            name, tensor = next(stream)
-            with clear_errors(Path(folder)), HfWriter(folder, like, tensor.dtype) as writer:
-                writer.write(name, tensor)
-                for name, tensor in progress(stream, "writing weights", source.num_tensors - 1):
-                    writer.write(name, tensor)
-    finally:
-        for _ in stream:
-            pass
 
 
 def _by_rule(parameters: Mapping[str, torch.Tensor], info: ModelInfo, tp_size: int) -> dict[str, torch.Tensor]:

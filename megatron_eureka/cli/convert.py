@@ -73,7 +73,7 @@ def hf_to_megatron(
     Example: megatron-eureka convert hf-to-megatron --hf Qwen2.5-VL-7B-Instruct --megatron qwen-7b --tp 4
     """
     with _named_failures():
-        from megatron_eureka.weights import hf_to_megatron as convert
+        from megatron_eureka.checkpoints import hf_to_megatron as convert
 
         result = convert(
             hf,
@@ -112,7 +112,7 @@ def megatron_to_hf(
     Example: megatron-eureka convert megatron-to-hf --megatron runs/grpo/checkpoints/step_40 --hf digits-grpo
     """
     with _named_failures():
-        from megatron_eureka.weights import megatron_to_hf as convert
+        from megatron_eureka.checkpoints import megatron_to_hf as convert
 
         result = convert(
             megatron,
@@ -138,7 +138,7 @@ def verify(hf: Hf, megatron: Megatron, logits: Logits = False, workers: Workers 
     Example: megatron-eureka convert verify --hf Qwen2.5-VL-7B-Instruct --megatron qwen-7b
     """
     with _named_failures(failed=BAD_INPUT):  # as `cmp` does it: 1 says different, and nothing else
-        from megatron_eureka.weights import verify as compare
+        from megatron_eureka.checkpoints import verify as compare
 
         result = compare(hf, megatron, workers=workers)
         typer.echo(result)

@@ -15,12 +15,12 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from megatron_eureka.checkpoints.megatron_loader import load_megatron
 from megatron_eureka.config.model_info import ModelInfo, VisionInfo
 from megatron_eureka.config.schema import Config
 from megatron_eureka.data.packing import Item, pack
 from megatron_eureka.log import logger
-from megatron_eureka.model.checkpoint import load_megatron
-from megatron_eureka.model.qwen2_5_vl import build_model
+from megatron_eureka.model.qwen2_5_vl import build_model, named_weights
 from megatron_eureka.model.reference import reference_logits
 from megatron_eureka.model.rows import to_device
 from megatron_eureka.model.tower import PixelSource, run_tower
@@ -119,7 +119,7 @@ def _megatron_logits(
         try:
             process_groups = groups.start(Layout(), seed=0)
             model = build_model(str(folder), config, process_groups)
-            load_megatron(folder, model, info)
+            load_megatron(folder, model, named_weights(model), info)
             return list(_forward(model[0], info, prompts, pixels))
         finally:
             groups.stop()

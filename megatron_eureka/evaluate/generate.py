@@ -11,6 +11,7 @@ from typing import Any
 
 import torch.distributed as dist
 
+from megatron_eureka.checkpoints import megatron_to_hf
 from megatron_eureka.config.model_folder import find_model_folder
 from megatron_eureka.config.schema import Config
 from megatron_eureka.data.images import ImageStore
@@ -28,7 +29,6 @@ from megatron_eureka.rollout.collect import sample_groups
 from megatron_eureka.rollout.options import EngineOptions
 from megatron_eureka.rollout.protocol import Engine, Refusal, SamplingOptions, sampling_seed
 from megatron_eureka.types import Group, Prompt
-from megatron_eureka.weights import megatron_to_hf
 
 ALONE_ON_GPU = 0.85  # share of its memory: there is no trainer beside the engine (not yet run on a GPU)
 UNREADABLE = "no prompt could be made of it: too long for data.max_prompt_tokens, broken picture, or chat tokens in it"

@@ -18,14 +18,15 @@ import torch.distributed as dist
 from megatron.core import dist_checkpointing
 from torch.distributed.checkpoint.api import CheckpointException
 
+from megatron_eureka.checkpoints.companions import describe
+from megatron_eureka.checkpoints.damage import read_plain_objects
+from megatron_eureka.checkpoints.in_process_writer import InProcessSaveStrategy
+from megatron_eureka.checkpoints.megatron_loader import first_cause, load_sharded, reason
 from megatron_eureka.config.model_folder import find_model_folder
 from megatron_eureka.files import disk_full
-from megatron_eureka.model.checkpoint import first_cause, load_sharded, read_plain_objects, reason
 from megatron_eureka.parallel import cpu_shim
-from megatron_eureka.train.checkpoint_writer import InProcessSaveStrategy
 from megatron_eureka.train.policy import Policy, torch_adams
 from megatron_eureka.train.run_folder import LAYOUT, saved_layout
-from megatron_eureka.weights.companions import describe
 
 # Optimizer shards follow this layout; moving them to another one is a different (slower) form.
 _OPTIMIZER_FORM = {"distrib_optim_sharding_type": "dp_reshardable"}

@@ -13,11 +13,12 @@ from megatron.core.optimizer import ChainedOptimizer, MegatronOptimizer, Optimiz
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.process_groups_config import ProcessGroupCollection
 
+from megatron_eureka.checkpoints import check_hf_keys, load_hf
+from megatron_eureka.checkpoints.megatron_loader import load_megatron
 from megatron_eureka.config.model_folder import find_model_folder
 from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.config.schema import Config
 from megatron_eureka.log import logger
-from megatron_eureka.model.checkpoint import load_megatron
 from megatron_eureka.model.logprobs import token_losses, vocab_parallel_logprobs
 from megatron_eureka.model.qwen2_5_vl import Qwen2_5_VL, build_model, named_weights
 from megatron_eureka.model.rows import to_device
@@ -27,7 +28,6 @@ from megatron_eureka.parallel.groups import coordinates, device
 from megatron_eureka.parallel.layout import Layout
 from megatron_eureka.train.schedule import learning_rate
 from megatron_eureka.types import MicroBatch
-from megatron_eureka.weights import check_hf_keys, load_hf
 
 Report = dict[str, torch.Tensor]
 WHOLE = slice(None)
@@ -172,7 +172,7 @@ def _load_model(config: Config, layout: Layout, groups: ProcessGroupCollection, 
     logger.info("weights from the %s", folder)
     if folder.kind == "megatron":
         model = build_model(config.model.path, config, groups)
-        load_megatron(folder.path, model, info)
+        load_megatron(folder.path, model, named_weights(model), info)
         return model
     check_hf_keys(folder.path, info)
     model = build_model(config.model.path, config, groups)

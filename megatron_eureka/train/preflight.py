@@ -155,7 +155,7 @@ def _check_weights(config: Config, info: ModelInfo) -> None:
     """Names and shapes of the weights, from headers alone."""
     import torch
 
-    from megatron_eureka.weights import check_hf_keys, check_megatron_keys
+    from megatron_eureka.checkpoints import check_hf_keys, check_megatron_keys
 
     if config.model.spec == "te" and not torch.cuda.is_available():
         raise ValueError("model.spec is 'te', but there is no CUDA device. Use 'auto', or a GPU machine.")

@@ -14,13 +14,14 @@ from typing import Any
 import psutil
 import torch.distributed as dist
 
-from megatron_eureka.bridge.source import ShardedSource, export_hf
+from megatron_eureka.bridge.source import ShardedSource
+from megatron_eureka.checkpoints import export_hf
+from megatron_eureka.checkpoints.damage import DamagedCheckpoint, damage_of
 from megatron_eureka.config.model_folder import find_model_folder
 from megatron_eureka.config.schema import Config
 from megatron_eureka.data.images import ImageStore
 from megatron_eureka.files import new_file
 from megatron_eureka.log import logger
-from megatron_eureka.model.checkpoint import DamagedCheckpoint, damage_of
 from megatron_eureka.parallel.main_rank import run_on_main
 from megatron_eureka.train import checkpoint
 from megatron_eureka.train.metrics import MetricsWriter, Timers
@@ -167,7 +168,8 @@ class Run:
         if self.is_main and target.exists():
             shutil.rmtree(target)  # of a run that was cut off right after exporting
         like = find_model_folder(self.config.model.path).hf
-        export_hf(self.weight_source, target, like, is_writer=self.is_main)
+        source = self.weight_source
+        export_hf(source.stream(), target, like, source.num_tensors, self.is_main)
         dist.barrier()
         return target
 

@@ -13,8 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from megatron_eureka.checkpoints import Conversion, check_hf_keys
 from megatron_eureka.config.model_info import ModelInfo
-from megatron_eureka.weights import Conversion, check_hf_keys, hf_tensors
+from megatron_eureka.weights import hf_tensors
 from tools.bench import convert
 from tools.bench import convert_figures as figures
 from tools.bench.convert import Tools

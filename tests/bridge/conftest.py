@@ -1,3 +1,3 @@
 """The checkpoints of the weight tests."""
 
-from tests.weights.conftest import tied, untied  # noqa: F401
+from tests.checkpoints.conftest import tied, untied  # noqa: F401

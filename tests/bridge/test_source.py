@@ -4,12 +4,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from megatron_eureka.bridge import ShardedSource, export_hf
+from megatron_eureka.bridge import ShardedSource
+from megatron_eureka.checkpoints import export_hf
 from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.weights import hf_tensors
 from tests.bridge.trainers import grid, shards
+from tests.checkpoints.stages import empty_stage
 from tests.ranks import run_ranks
-from tests.weights.stages import empty_stage
 
 VISUAL = "visual."
 
@@ -43,7 +44,7 @@ def stream_everything(rank, world, folder, tp, pp, spec, target):
     received = collect(frozen_everywhere.stream(include_frozen=False))
     assert received.keys() == {name for name in expected if not name.startswith(VISUAL)}
     changed = {name for name in received if not torch.equal(received[name], expected[name])}
-    export_hf(frozen_everywhere, target, folder, is_writer=rank == 0)
+    export_hf(frozen_everywhere.stream(), target, folder, frozen_everywhere.num_tensors, rank == 0)
     return changed
 
 
@@ -100,21 +101,3 @@ def _frozen_of_one_stage(rank, world, folder):
 def test_stages_that_disagree_on_frozen_names_are_refused(untied):
     """Their streams would hold other tensors, and the collectives would pair up wrongly."""
     run_ranks(2, _frozen_of_one_stage, untied)
-
-
-def test_a_writer_that_fails_exhausts_the_stream(untied, tmp_path):
-    info, parameters = shards(untied, 0, 1, 1)
-    source = ShardedSource(parameters, info)
-    seen = []
-    plain = source.stream
-
-    def counted(**options):
-        for item in plain(**options):
-            seen.append(item[0])
-            yield item
-
-    source.stream = counted
-    (tmp_path / "there").mkdir()
-    with pytest.raises(ValueError, match="exists already"):
-        export_hf(source, tmp_path / "there", untied, is_writer=True)
-    assert len(seen) == len(hf_tensors(info))

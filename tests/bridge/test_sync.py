@@ -9,9 +9,10 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 
 from examples.digits.model import make_model
-from megatron_eureka.bridge import ShardedSource, export_hf
+from megatron_eureka.bridge import ShardedSource
+from megatron_eureka.checkpoints import export_hf, load_hf, save_hf
 from megatron_eureka.rollout import GenerateRequest, SamplingOptions
-from megatron_eureka.weights import hf_tensors, load_hf, save_hf
+from megatron_eureka.weights import hf_tensors
 from tests.bridge.trainers import grid, shards
 from tests.bridge.worker_state import worker_state
 from tests.ranks import run_ranks
@@ -98,7 +99,7 @@ def follow(rank, world, case):
     engine.update_weights(source, version=7)
     assert set(source.names) == set(hf_tensors(info))  # nothing is taken for granted after a failure
     check(engine, case, case.second, case.requests, version=7)
-    export_hf(source, case.export, case.start, is_writer=rank == 0)
+    export_hf(source.stream(), case.export, case.start, source.num_tensors, rank == 0)
     return worker_state(engine)
 
 

@@ -2,9 +2,9 @@
 
 import torch.distributed as dist
 
+from megatron_eureka.checkpoints import load_hf
 from megatron_eureka.config.model_info import ModelInfo
-from megatron_eureka.weights import load_hf
-from tests.weights.stages import empty_stage
+from tests.checkpoints.stages import empty_stage
 
 
 def grid(rank, tp, pp):

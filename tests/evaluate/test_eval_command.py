@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from examples.digits.model import make_model
+from megatron_eureka.checkpoints import hf_to_megatron
 from megatron_eureka.cli import app
-from megatron_eureka.weights import hf_to_megatron
 from tests.train.runs import end, leftovers
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -14,6 +14,8 @@ from megatron.core.transformer.transformer_layer import get_transformer_layer_of
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
+from megatron_eureka.checkpoints.checkpoint_plan import MAX_CHUNK_BYTES, plan_checkpoint
+from megatron_eureka.checkpoints.stored import pipeline_stage, stored_rules, stored_tensor
 from megatron_eureka.config.checks import check_model_layout
 from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.config.schema import Parallel
@@ -22,8 +24,6 @@ from megatron_eureka.model.spec import transformer_config
 from megatron_eureka.parallel import cpu_shim, groups
 from megatron_eureka.parallel.layout import Layout
 from megatron_eureka.weights import hf_tensors, rules_by_name, shard_shape
-from megatron_eureka.weights.checkpoint_plan import MAX_CHUNK_BYTES, plan_checkpoint
-from megatron_eureka.weights.stored import pipeline_stage, stored_rules, stored_tensor
 from tests.model.reference import config_for
 from tests.ranks import run_ranks
 from tests.weights.test_table import PUBLISHED, published_config

@@ -11,6 +11,8 @@ import torch
 from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
 
 from examples.digits.model import make_model
+from megatron_eureka.checkpoints.companions import read_description
+from megatron_eureka.checkpoints.torch_dist_index import load_metadata
 from megatron_eureka.config.model_folder import find_model_folder
 from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.config.schema import Config
@@ -23,8 +25,6 @@ from megatron_eureka.train import checkpoint
 from megatron_eureka.train.policy import accumulate, build_policy, step
 from megatron_eureka.types import Group, ImageKey, Prompt, Sample
 from megatron_eureka.weights import rules_by_name
-from megatron_eureka.weights.companions import read_description
-from megatron_eureka.weights.torch_dist_index import load_metadata
 from tests.model import te_names
 from tests.model.reference import config_for, pixels, rows_of
 from tests.ranks import run_ranks

@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
+from megatron_eureka.checkpoints import hf_to_megatron
 from megatron_eureka.config.load import dump, load_config
 from megatron_eureka.train.preflight import preflight
 from megatron_eureka.train.run_folder import RunFolder
-from megatron_eureka.weights import hf_to_megatron
 from tests.train.runs import ROOT
 
 

@@ -28,12 +28,13 @@ import megatron_eureka  # noqa: E402, F401  (before transformers: on CPU it make
 # isort: split
 import torch  # noqa: E402
 
+from megatron_eureka.checkpoints import hf_to_megatron  # noqa: E402
+from megatron_eureka.checkpoints.megatron_loader import load_megatron  # noqa: E402
 from megatron_eureka.config.model_info import ModelInfo  # noqa: E402
 from megatron_eureka.config.schema import Config  # noqa: E402
 from megatron_eureka.data.packing import Item  # noqa: E402
 from megatron_eureka.data.prompts import PromptSet  # noqa: E402
 from megatron_eureka.model import attention  # noqa: E402
-from megatron_eureka.model.checkpoint import load_megatron  # noqa: E402
 from megatron_eureka.parallel import groups  # noqa: E402
 from megatron_eureka.rl.correction import correction_metrics  # noqa: E402
 from megatron_eureka.rl.step_advantages import step_advantages  # noqa: E402
@@ -45,7 +46,7 @@ from megatron_eureka.train.setup import start_job  # noqa: E402
 from megatron_eureka.train.sft import fit  # noqa: E402
 from megatron_eureka.train.update import update  # noqa: E402
 from megatron_eureka.types import Group, ImageKey, Prompt, Sample  # noqa: E402
-from megatron_eureka.weights import hf_to_megatron, rules_by_name, shards_to_hf  # noqa: E402
+from megatron_eureka.weights import rules_by_name, shards_to_hf  # noqa: E402
 from tools.bench.gpu_variants import Variant  # noqa: E402
 
 GRIDS = ((1, 4, 8), (1, 8, 4), (1, 2, 4), (1, 8, 8))  # patches; a quarter as many tokens
@@ -173,7 +174,7 @@ def differing_from_a_checkpoint(policy: Policy, folder: str) -> int:
         parameter.fill_(torch.nan)
     with tempfile.TemporaryDirectory() as target:
         hf_to_megatron(folder, f"{target}/megatron")
-        load_megatron(f"{target}/megatron", policy.model, policy.info)
+        load_megatron(f"{target}/megatron", policy.model, policy.weights(), policy.info)
     return sum(not torch.equal(parameter, expected[name]) for name, parameter in policy.weights().items())
 
 

@@ -24,9 +24,10 @@ sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
 
+from megatron_eureka.checkpoints import check_hf_keys, save_hf  # noqa: E402
 from megatron_eureka.config.known_models import KNOWN_MODELS  # noqa: E402
 from megatron_eureka.config.model_info import ModelInfo  # noqa: E402
-from megatron_eureka.weights import check_hf_keys, hf_tensors, save_hf  # noqa: E402
+from megatron_eureka.weights import hf_tensors  # noqa: E402
 
 THREE_B = KNOWN_MODELS["Qwen/Qwen2.5-VL-3B-Instruct"]
 SIZES: dict[str, ModelInfo] = {

@@ -21,7 +21,7 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
-from megatron_eureka.weights.torch_dist import METADATA, data_offset
+from megatron_eureka.checkpoints.torch_dist import METADATA, data_offset
 
 _STORAGES = {
     torch.float32: "torch.FloatStorage",

@@ -10,16 +10,11 @@ import torch
 from safetensors.torch import load_file
 
 from examples.digits.model import make_model
-from megatron_eureka.weights import (
-    hf_to_megatron,
-    megatron_to_hf,
-    save_hf,
-    verify,
-)
-from megatron_eureka.weights.torch_dist_reader import TorchDistReader
-from tests.weights.reference import assert_equal, read_checkpoint
-from tests.weights.refusals import K_PROJ, refused, rewrite
-from tests.weights.test_save import read_all
+from megatron_eureka.checkpoints import hf_to_megatron, megatron_to_hf, save_hf, verify
+from megatron_eureka.checkpoints.torch_dist_reader import TorchDistReader
+from tests.checkpoints.reference import assert_equal, read_checkpoint
+from tests.checkpoints.refusals import K_PROJ, refused, rewrite
+from tests.checkpoints.test_save import read_all
 
 ROOT = Path(__file__).resolve().parents[2]
 NORM = "language_model.decoder.final_layernorm.weight"

@@ -35,6 +35,7 @@ from torch.distributed.checkpoint.metadata import (
 )
 
 METADATA = ".metadata"
+PLAIN_OBJECTS = "common.pt"
 BACKEND = {
     "sharded_backend": "torch_dist",
     "sharded_backend_version": 1,
@@ -158,6 +159,6 @@ def write_index(
         places[MetadataIndex(key)] = _StorageInfo(*place)
     metadata = Metadata(tensors, storage_data=places, storage_meta=StorageMeta(save_id=str(uuid.uuid4())))
     metadata.version = CURRENT_DCP_VERSION
-    (folder / "common.pt").write_bytes(_archive({}))
+    (folder / PLAIN_OBJECTS).write_bytes(_archive({}))
     (folder / METADATA).write_bytes(pickle.dumps(metadata))
     (folder / "metadata.json").write_text(json.dumps(BACKEND), encoding="utf-8")

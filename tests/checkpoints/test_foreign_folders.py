@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from megatron_eureka.checkpoints import check_hf_keys, companions, hf_to_megatron, megatron_to_hf, save_hf
 from megatron_eureka.config.model_folder import find_model_folder
 from megatron_eureka.config.model_info import ModelInfo
-from megatron_eureka.weights import check_hf_keys, companions, hf_to_megatron, megatron_to_hf, save_hf
-from tests.weights.refusals import refused, rewrite
+from tests.checkpoints.refusals import refused, rewrite
 
 
 def shards_without_index(folder):

@@ -6,15 +6,15 @@ import torch
 import torch.distributed as dist
 from megatron.core import dist_checkpointing
 
+from megatron_eureka.checkpoints import load_hf
+from megatron_eureka.checkpoints.companions import describe
+from megatron_eureka.checkpoints.in_process_writer import InProcessSaveStrategy
+from megatron_eureka.checkpoints.megatron_loader import load_megatron
 from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.model import qwen2_5_vl
-from megatron_eureka.model.checkpoint import load_megatron
 from megatron_eureka.model.qwen2_5_vl import build_model, named_weights
 from megatron_eureka.parallel import cpu_shim, groups
 from megatron_eureka.parallel.layout import Layout
-from megatron_eureka.train.checkpoint_writer import InProcessSaveStrategy
-from megatron_eureka.weights import load_hf
-from megatron_eureka.weights.companions import describe
 from tests.model import te_names
 from tests.model.reference import config_for
 
@@ -70,7 +70,7 @@ def differing(rank, world, hf, layout, folder, dtype="fp32", te=False, stored_dt
     """
     expected, _ = from_hf(hf, layout, dtype, te)
     chunks, info = build(hf, layout, dtype, te)
-    load_megatron(folder, chunks, info)
+    load_megatron(folder, chunks, named_weights(chunks), info)
     expected, loaded = named_weights(expected), named_weights(chunks)
     assert expected.keys() == loaded.keys()
     rounded = {name: weight.to(stored_dtype or weight.dtype).to(weight.dtype) for name, weight in expected.items()}
@@ -81,7 +81,7 @@ def refusal(rank, world, hf, layout, folder):
     """On each rank: why a checkpoint is not loaded into the model of a Hugging Face folder."""
     chunks, info = build(hf, layout)
     try:
-        load_megatron(folder, chunks, info)
+        load_megatron(folder, chunks, named_weights(chunks), info)
     except ValueError as error:
         return str(error)
     return "it was loaded"

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from megatron_eureka.checkpoints.companions import read_description
+from megatron_eureka.checkpoints.conversion import hash_tensors, refuse_other_hash
+from megatron_eureka.checkpoints.stored import stored_rules, stored_tensor
+from megatron_eureka.checkpoints.streaming import Streamer
+from megatron_eureka.checkpoints.to_hf import stored_rows
+from megatron_eureka.checkpoints.torch_dist_reader import TorchDistReader
 from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.log import ByteProgress
-from megatron_eureka.weights.companions import read_description
-from megatron_eureka.weights.conversion import hash_tensors, refuse_other_hash
-from megatron_eureka.weights.stored import stored_rules, stored_tensor
-from megatron_eureka.weights.streaming import Streamer
 from megatron_eureka.weights.table import hf_tensors
-from megatron_eureka.weights.to_hf import stored_rows
-from megatron_eureka.weights.torch_dist_reader import TorchDistReader
 
 
 def check_share(folder: str | Path, info: ModelInfo, share: int, num_shares: int) -> dict[str, str]:

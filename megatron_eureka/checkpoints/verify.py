@@ -9,17 +9,17 @@ from pathlib import Path
 
 import torch
 
+from megatron_eureka.checkpoints.companions import check_same_model, read_description
+from megatron_eureka.checkpoints.conversion import clear_errors
+from megatron_eureka.checkpoints.hf_reader import HfReader
+from megatron_eureka.checkpoints.keys import check_hf_keys
+from megatron_eureka.checkpoints.stored import stored_rules, stored_tensor
+from megatron_eureka.checkpoints.streaming import Streamer, default_workers
+from megatron_eureka.checkpoints.to_hf import stored_rows
+from megatron_eureka.checkpoints.torch_dist_reader import TorchDistReader
 from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.log import ByteProgress
-from megatron_eureka.weights.companions import check_same_model, read_description
-from megatron_eureka.weights.conversion import clear_errors
-from megatron_eureka.weights.hf_reader import HfReader
-from megatron_eureka.weights.load import check_hf_keys
-from megatron_eureka.weights.stored import stored_rules, stored_tensor
-from megatron_eureka.weights.streaming import Streamer, default_workers
 from megatron_eureka.weights.table import HfTensor, Rule, hf_tensors
-from megatron_eureka.weights.to_hf import stored_rows
-from megatron_eureka.weights.torch_dist_reader import TorchDistReader
 
 
 @dataclass

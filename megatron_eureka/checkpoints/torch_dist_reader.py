@@ -12,12 +12,12 @@ from isal.isal_zlib import crc32
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
+from megatron_eureka.checkpoints.files import OpenFiles, read_exactly
+from megatron_eureka.checkpoints.hf_reader import DTYPES
+from megatron_eureka.checkpoints.stored import LAYERS, Stored, extra_state_keys
+from megatron_eureka.checkpoints.torch_dist import METADATA
+from megatron_eureka.checkpoints.torch_dist_index import RawData, check_files, find_raw_data, load_metadata
 from megatron_eureka.config.model_folder import checkpoints_inside, sharded_backend
-from megatron_eureka.weights.files import OpenFiles, read_exactly
-from megatron_eureka.weights.hf_reader import DTYPES
-from megatron_eureka.weights.stored import LAYERS, Stored, extra_state_keys
-from megatron_eureka.weights.torch_dist import METADATA
-from megatron_eureka.weights.torch_dist_index import RawData, check_files, find_raw_data, load_metadata
 
 # What a run's checkpoint holds beside the model.
 RUN_STATE = ("optimizer.", "chained_", "rng_state", "rerun_state", "opt_param_scheduler")

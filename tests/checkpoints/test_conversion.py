@@ -10,11 +10,11 @@ import torch
 import torch.distributed as dist
 
 from examples.digits.model import make_model
+from megatron_eureka.checkpoints import hf_to_megatron, load_hf, megatron_to_hf, stored, verify
 from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.evaluate.compare_logits import compare_logits
 from megatron_eureka.parallel.layout import Layout
-from megatron_eureka.weights import hf_to_megatron, load_hf, megatron_to_hf, stored, verify
-from tests.model.checkpoints import differing, save
+from tests.checkpoints.models import differing, save
 from tests.model.reference import hf_reference, merge, run_ours
 from tests.ranks import run_ranks
 

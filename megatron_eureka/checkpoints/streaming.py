@@ -11,8 +11,8 @@ from typing import TypeVar
 import torch
 import xxhash
 
+from megatron_eureka.checkpoints.finite import all_finite, num_not_finite
 from megatron_eureka.log import ByteProgress
-from megatron_eureka.weights.finite import all_finite, num_not_finite
 
 BLOCK_BYTES = 1 << 20  # small enough to stay in a core's cache between reading and writing
 Job = TypeVar("Job")

@@ -1,53 +1,49 @@
-"""Weights of a Megatron checkpoint (`torch_dist`) for the chunks of a rank, under any layout and either layer spec."""
+"""Weights of a Megatron checkpoint (`torch_dist`) for the chunks of a rank, under any layout and either layer spec.
+
+With `in_process_writer.py` the only file of the room that imports Megatron-Core: converting needs none of it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.core import CheckpointingException
 from megatron.core.dist_checkpointing.mapping import ShardedObject
-from megatron.core.dist_checkpointing.strategies.common import COMMON_STATE_FNAME
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.metadata import Metadata
 
+from megatron_eureka.checkpoints.damage import DamagedCheckpoint, check_whole, plain_objects
+from megatron_eureka.checkpoints.finite import check_finite
+from megatron_eureka.checkpoints.integrity import check_hashes, check_share
+from megatron_eureka.checkpoints.stored import stored_rules, stored_tensor
+from megatron_eureka.checkpoints.torch_dist_index import damaged_file
+from megatron_eureka.checkpoints.torch_dist_reader import TorchDistReader
 from megatron_eureka.config.model_info import ModelInfo
-from megatron_eureka.model.qwen2_5_vl import Qwen2_5_VL, named_weights
-from megatron_eureka.types import Group, ImageKey, Prompt, Sample
-from megatron_eureka.weights import check_finite, rules_by_name
-from megatron_eureka.weights.companions import read_description
-from megatron_eureka.weights.integrity import check_hashes, check_share
-from megatron_eureka.weights.stored import stored_rules, stored_tensor
-from megatron_eureka.weights.torch_dist import METADATA
-from megatron_eureka.weights.torch_dist_index import check_files, damaged_file, load_metadata
-from megatron_eureka.weights.torch_dist_reader import TorchDistReader
+from megatron_eureka.weights import rules_by_name
 
 
-class DamagedCheckpoint(ValueError):
-    """Files of a checkpoint are missing, cut off or unreadable; another one may be whole."""
+class Chunk(Protocol):
+    """A part of a Megatron-Core model, as its checkpoints see one."""
 
+    def sharded_state_dict(self, *, metadata: dict[str, Any]) -> dict[str, Any]: ...
 
-# Older runs stored waiting groups as these; they hold fields and run nothing.
-_OLDER_CLASSES = [Group, Prompt, Sample, ImageKey]
-
-
-def plain_objects() -> AbstractContextManager[None]:
-    """Inside, a checkpoint's plain objects can be loaded, those of older runs too; any other class is refused."""
-    return torch.serialization.safe_globals(_OLDER_CLASSES)
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any: ...
 
 
 @torch.no_grad()
-def load_megatron(folder: str | Path, chunks: Sequence[Qwen2_5_VL], info: ModelInfo) -> None:
+def load_megatron(
+    folder: str | Path, chunks: Sequence[Chunk], weights: Mapping[str, torch.Tensor], info: ModelInfo
+) -> None:
     """Fill this rank's chunks, casting to each parameter's dtype; a collective over all ranks.
 
     Args:
         folder: the checkpoint; whoever wrote it, under whatever layout, spec and dtype. Nothing in it is run.
         chunks: this rank's, bare. Their FP8 state is new, as after loading a Hugging Face folder.
+        weights: the chunks' parameters by Megatron name, with global layer numbers.
         info: sizes of the model.
 
     Raises:
@@ -67,7 +63,7 @@ def load_megatron(folder: str | Path, chunks: Sequence[Qwen2_5_VL], info: ModelI
     for number, chunk in enumerate(chunks):
         chunk.load_state_dict(loaded[str(number)])
     rules = rules_by_name(info)
-    for name, weight in named_weights(list(chunks)).items():
+    for name, weight in weights.items():
         sources = " or ".join(repr(source.name) for source in rules[name].sources)
         check_finite(weight, f"{sources} ({name}) in {folder}")
 
@@ -144,47 +140,3 @@ def first_cause(error: BaseException) -> BaseException:
     """What the first rank that failed raised; the error itself where it is another, or tells of no rank."""
     failures = error.failures if isinstance(error, CheckpointException) else {}
     return failures[min(failures)][0] if failures else error
-
-
-def check_whole(folder: str | Path) -> Metadata:
-    """Look at what a checkpoint consists of without reading its tensors: in milliseconds, on one rank if need be.
-
-    Returns:
-        its index.
-
-    Raises:
-        DamagedCheckpoint: naming the file that is missing, cut off or unreadable.
-    """
-    try:
-        read_description(Path(folder))
-        metadata = load_metadata(Path(folder) / METADATA)
-        check_files(Path(folder), metadata)
-    except (ValueError, OSError) as error:
-        raise DamagedCheckpoint(str(error)) from error
-    read_plain_objects(folder)
-    return metadata
-
-
-def damage_of(folder: str | Path) -> str | None:
-    """What `check_whole` finds, in words."""
-    try:
-        check_whole(folder)
-    except DamagedCheckpoint as error:
-        return str(error)
-    return None
-
-
-def read_plain_objects(folder: str | Path) -> dict[str, Any]:
-    """What lies beside the tensors: the progress of a run, its layer spec.
-
-    Megatron-Core answers a missing file with an AttributeError, and a damaged one as if a collective had failed.
-
-    Raises:
-        DamagedCheckpoint: the file is missing or damaged, or holds a class.
-    """
-    file = Path(folder) / COMMON_STATE_FNAME
-    try:
-        with plain_objects():
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # what a damaged pickle raises depends on where it breaks
-        raise DamagedCheckpoint(f"{file} is missing or damaged: {error}. Copy the checkpoint again.") from error

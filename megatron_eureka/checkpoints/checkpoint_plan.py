@@ -12,9 +12,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from megatron_eureka.config.model_info import ModelInfo
-from megatron_eureka.weights.layout import Cut
-from megatron_eureka.weights.stored import (
+from megatron_eureka.checkpoints.stored import (
     Stored,
     extra_state_keys,
     pipeline_stage,
@@ -23,8 +21,10 @@ from megatron_eureka.weights.stored import (
     stored_rules,
     stored_tensor,
 )
+from megatron_eureka.checkpoints.torch_dist import StoredChunk, empty_object
+from megatron_eureka.config.model_info import ModelInfo
+from megatron_eureka.weights.layout import Cut
 from megatron_eureka.weights.table import Rule, hf_tensors
-from megatron_eureka.weights.torch_dist import StoredChunk, empty_object
 
 MAX_CHUNK_BYTES = 16 << 20  # a rank that reads a chunk holds all of it in memory
 

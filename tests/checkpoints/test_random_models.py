@@ -6,10 +6,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from examples.digits.model import make_model
+from megatron_eureka.checkpoints import hf_to_megatron, megatron_to_hf
 from megatron_eureka.config.model_info import ModelInfo
-from megatron_eureka.weights import hf_to_megatron, megatron_to_hf
-from tests.weights.reference import assert_equal, expected_checkpoint, read_checkpoint
-from tests.weights.test_save import read_all
+from tests.checkpoints.reference import assert_equal, expected_checkpoint, read_checkpoint
+from tests.checkpoints.test_save import read_all
 
 
 @st.composite

@@ -8,17 +8,17 @@ from pathlib import Path
 
 import torch
 
+from megatron_eureka.checkpoints.companions import check_same_model, read_description, warn_of_companions
+from megatron_eureka.checkpoints.conversion import Conversion, clear_errors, hash_tensors, refuse_other_hash
+from megatron_eureka.checkpoints.hf_writer import DEFAULT_SHARD_BYTES, HfWriter
+from megatron_eureka.checkpoints.new_folder import check_apart
+from megatron_eureka.checkpoints.stored import stored_cuts, stored_rules, stored_tensor
+from megatron_eureka.checkpoints.streaming import ReadRows, Streamer, default_workers
+from megatron_eureka.checkpoints.torch_dist_reader import TorchDistReader
 from megatron_eureka.config.model_folder import find_model_folder
 from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.log import ByteProgress
-from megatron_eureka.weights.companions import check_same_model, read_description, warn_of_companions
-from megatron_eureka.weights.conversion import Conversion, clear_errors, hash_tensors, refuse_other_hash
-from megatron_eureka.weights.hf_writer import DEFAULT_SHARD_BYTES, HfWriter
-from megatron_eureka.weights.new_folder import check_apart
-from megatron_eureka.weights.stored import stored_cuts, stored_rules, stored_tensor
-from megatron_eureka.weights.streaming import ReadRows, Streamer, default_workers
 from megatron_eureka.weights.table import HfTensor, Rule, hf_tensors
-from megatron_eureka.weights.torch_dist_reader import TorchDistReader
 
 
 def megatron_to_hf(

@@ -10,21 +10,21 @@ from pathlib import Path
 import torch
 from isal.isal_zlib import crc32
 
+from megatron_eureka.checkpoints.checkpoint_plan import CheckpointPlan, Transfer, plan_checkpoint
+from megatron_eureka.checkpoints.companions import describe, warn_of_companions
+from megatron_eureka.checkpoints.conversion import Conversion, clear_errors, hash_tensors
+from megatron_eureka.checkpoints.files import OpenFiles, write_at
+from megatron_eureka.checkpoints.hf_reader import HfReader
+from megatron_eureka.checkpoints.keys import check_hf_keys
+from megatron_eureka.checkpoints.new_folder import NewFolder, check_apart
+from megatron_eureka.checkpoints.stored import stored_rules, stored_tensor
+from megatron_eureka.checkpoints.streaming import BLOCK_BYTES, Streamer, default_workers
+from megatron_eureka.checkpoints.torch_dist import StoredChunk, empty_object, write_index
 from megatron_eureka.config.checks import check_model_layout
 from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.config.schema import Parallel
 from megatron_eureka.log import ByteProgress
-from megatron_eureka.weights.checkpoint_plan import CheckpointPlan, Transfer, plan_checkpoint
-from megatron_eureka.weights.companions import describe, warn_of_companions
-from megatron_eureka.weights.conversion import Conversion, clear_errors, hash_tensors
-from megatron_eureka.weights.files import OpenFiles, write_at
-from megatron_eureka.weights.hf_reader import HfReader
-from megatron_eureka.weights.load import check_hf_keys
-from megatron_eureka.weights.new_folder import NewFolder, check_apart
-from megatron_eureka.weights.stored import stored_rules, stored_tensor
-from megatron_eureka.weights.streaming import BLOCK_BYTES, Streamer, default_workers
 from megatron_eureka.weights.table import EMBEDDING, hf_tensors
-from megatron_eureka.weights.torch_dist import StoredChunk, empty_object, write_index
 
 
 def hf_to_megatron(

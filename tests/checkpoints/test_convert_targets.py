@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from megatron_eureka.weights import (
+from megatron_eureka.checkpoints import (
     companions,
     files,
     hf_to_megatron,
@@ -25,7 +25,7 @@ from megatron_eureka.weights import (
     to_megatron,
     verify,
 )
-from tests.weights.refusals import K_PROJ, refused, rewrite, snapshot
+from tests.checkpoints.refusals import K_PROJ, refused, rewrite, snapshot
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -226,7 +226,7 @@ def test_one_thread_that_fails_stops_the_others(untied, tmp_path, monkeypatch):
 
 SLOW = """
 import sys, time
-from megatron_eureka.weights import hf_to_megatron, hf_writer, megatron_to_hf, to_megatron
+from megatron_eureka.checkpoints import hf_to_megatron, hf_writer, megatron_to_hf, to_megatron
 
 def slowly(*arguments, write):
     time.sleep(0.01)
@@ -307,7 +307,7 @@ def test_a_write_that_fails_in_the_middle(hf, tmp_path):
 
 SLOW_TOOL = """
 import runpy, sys, time
-from megatron_eureka.weights import to_megatron
+from megatron_eureka.checkpoints import to_megatron
 
 def slowly(*arguments, write=to_megatron.write_at):
     time.sleep(0.05)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from megatron_eureka.checkpoints import check_hf_keys, export_hf, save_hf
 from megatron_eureka.config.model_info import ModelInfo
-from megatron_eureka.weights import check_hf_keys, save_hf
 
 
 @pytest.fixture
@@ -91,3 +91,20 @@ def test_a_stream_that_breaks_leaves_nothing(untied, tensors, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         save_hf(tmp_path / "out", breaks(), untied)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("broken", [None, "model.layers.1.mlp.up_proj.weight"])
+def test_a_writer_that_fails_exhausts_the_stream(untied, tensors, tmp_path, broken):
+    """Before the first tensor (the target exists) or amid them: the other ranks' collectives go on to the end."""
+    seen = []
+
+    def stream():
+        for name, tensor in tensors.items():
+            seen.append(name)
+            yield name, tensor[1:] if name == broken else tensor
+
+    if broken is None:
+        (tmp_path / "there").mkdir()
+    with pytest.raises(ValueError, match="has shape" if broken else "exists already"):
+        export_hf(stream(), tmp_path / "there", untied, len(tensors), is_writer=True)
+    assert seen == list(tensors)

@@ -13,24 +13,23 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from megatron_eureka.config.model_info import ModelInfo
-from megatron_eureka.weights import (
+from megatron_eureka.checkpoints import (
     checkpoint_plan,
     companions,
     hf_to_megatron,
     megatron_to_hf,
     read_description,
     save_hf,
-    shard_shape,
     streaming,
-    table,
     to_megatron,
     verify,
 )
-from megatron_eureka.weights.stored import pipeline_stage
-from megatron_eureka.weights.torch_dist import data_offset, frame
-from tests.weights.reference import assert_equal, expected_checkpoint, read_checkpoint
-from tests.weights.test_save import read_all
+from megatron_eureka.checkpoints.stored import pipeline_stage
+from megatron_eureka.checkpoints.torch_dist import data_offset, frame
+from megatron_eureka.config.model_info import ModelInfo
+from megatron_eureka.weights import shard_shape, table
+from tests.checkpoints.reference import assert_equal, expected_checkpoint, read_checkpoint
+from tests.checkpoints.test_save import read_all
 
 LAYOUTS = [(tp, pp, vpp) for tp in (1, 2, 4) for pp in (1, 2, 4) for vpp in (1, 2) if vpp == 1 or pp > 1]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
+from megatron_eureka.checkpoints.streaming import hash_weights
 from megatron_eureka.files import DiskFull, naming_full_disk
-from megatron_eureka.weights.streaming import hash_weights
 from megatron_eureka.weights.table import HfTensor
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from megatron_eureka.weights.files import OpenFiles, read_exactly
-from megatron_eureka.weights.hf_shards import INDEX, find_shards, read_index
+from megatron_eureka.checkpoints.files import OpenFiles, read_exactly
+from megatron_eureka.checkpoints.hf_files import INDEX, find_shards, read_index
 from megatron_eureka.weights.table import normalise_hf_name
 
 CHUNK_BYTES = 64 << 20  # of a tensor in memory at once while it is copied to its target

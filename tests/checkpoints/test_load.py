@@ -7,10 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from megatron_eureka.checkpoints import check_hf_keys, load_hf
+from megatron_eureka.checkpoints.finite import all_finite, num_not_finite
 from megatron_eureka.config.model_info import ModelInfo
-from megatron_eureka.weights import check_hf_keys, load_hf, rules_by_name, shards_to_hf
-from megatron_eureka.weights.finite import all_finite, num_not_finite
-from tests.weights.stages import empty_stage
+from megatron_eureka.weights import rules_by_name, shards_to_hf
+from tests.checkpoints.stages import empty_stage
 
 EMBEDDING = "language_model.embedding.word_embeddings.weight"
 

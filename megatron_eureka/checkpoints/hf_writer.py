@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
 
+from megatron_eureka.checkpoints.companions import copy_companions
+from megatron_eureka.checkpoints.conversion import clear_errors
+from megatron_eureka.checkpoints.files import OpenFiles, write_at
+from megatron_eureka.checkpoints.hf_files import INDEX, SINGLE
+from megatron_eureka.checkpoints.hf_reader import DTYPES, Place
+from megatron_eureka.checkpoints.new_folder import NewFolder
 from megatron_eureka.config.model_info import ModelInfo
-from megatron_eureka.weights.companions import copy_companions
-from megatron_eureka.weights.conversion import clear_errors
-from megatron_eureka.weights.files import OpenFiles, write_at
-from megatron_eureka.weights.hf_reader import DTYPES, Place
-from megatron_eureka.weights.hf_shards import INDEX, SINGLE
-from megatron_eureka.weights.new_folder import NewFolder
+from megatron_eureka.log import progress
 from megatron_eureka.weights.table import HfTensor, hf_tensors, normalise_hf_name
 
 DEFAULT_SHARD_BYTES = 5 * 10**9
@@ -205,3 +206,26 @@ def save_hf(
         writer.write(*first)
         for name, tensor in stream:
             writer.write(name, tensor)
+
+
+def export_hf(
+    stream: Iterator[tuple[str, torch.Tensor]], folder: str | Path, like: str | Path, num_tensors: int, is_writer: bool
+) -> None:
+    """Write a Hugging Face folder from a stream that several ranks make together; one of them is the writer.
+
+    Every rank exhausts its stream, whatever happens to the writer: the others' collectives need it.
+
+    Args:
+        stream: names and full tensors, each of the model's once; the same on every rank.
+        folder, like: see `save_hf`.
+        num_tensors: of the stream, for the progress bar.
+
+    Raises:
+        ValueError, RuntimeError: on the writer, see `save_hf`.
+    """
+    try:
+        if is_writer:
+            save_hf(folder, progress(stream, "writing weights", num_tensors), like)
+    finally:
+        for _ in stream:
+            pass

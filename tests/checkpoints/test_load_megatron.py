@@ -9,13 +9,14 @@ from megatron.core.tensor_parallel import RowParallelLinear
 from safetensors.torch import load_file, save_file
 
 from examples.digits.model import make_model
+from megatron_eureka.checkpoints import hf_to_megatron
+from megatron_eureka.checkpoints.torch_dist_index import load_metadata
 from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.model.spec import DTYPES
 from megatron_eureka.parallel.layout import Layout
-from megatron_eureka.weights import hf_to_megatron, table
-from megatron_eureka.weights.torch_dist_index import load_metadata
+from megatron_eureka.weights import table
+from tests.checkpoints.models import differing, refusal, save
 from tests.model import te_names
-from tests.model.checkpoints import differing, refusal, save
 from tests.model.reference import merge, run_ours
 from tests.ranks import run_ranks
 

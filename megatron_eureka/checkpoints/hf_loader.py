@@ -1,0 +1,69 @@
+"""Fill a rank's parameters from a Hugging Face folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from megatron_eureka.checkpoints.finite import check_finite
+from megatron_eureka.checkpoints.hf_reader import HfReader
+from megatron_eureka.checkpoints.keys import check_source
+from megatron_eureka.config.model_info import ModelInfo
+from megatron_eureka.weights.layout import cut_dim, cuts, shard_shape
+from megatron_eureka.weights.table import Rule, check_tp_size, rules_by_name
+
+
+def load_hf(
+    folder: str | Path, parameters: Mapping[str, torch.Tensor], info: ModelInfo, tp_rank: int, tp_size: int
+) -> None:
+    """Fill the given tensors in place, reading only this rank's bytes and casting to each tensor's dtype.
+
+    Args:
+        folder: Hugging Face folder with safetensors weights, under the older or the newer names.
+        parameters: this rank's local tensors by Megatron name (`language_model.*` with global layer numbers under
+            either layer spec, `visual.*`); whatever part of the model this pipeline stage holds.
+        info: sizes of the model.
+        tp_rank: this rank's place in its tensor-parallel group of `tp_size`.
+
+    Raises:
+        ValueError: an unknown parameter, a parameter given twice, a missing or damaged file, a missing tensor, or a
+            shape that differs from the expected one, on either side; both names and shapes are given. All names and
+            shapes are compared before the first byte is copied. Or a value that is infinite or no number, which else
+            only the loss would show.
+    """
+    check_tp_size(info, tp_size)
+    rules = _match(parameters, info, tp_size)
+    reader = HfReader(folder)
+    for rule in rules.values():
+        for source in rule.sources:
+            check_source(reader, source, needed_by=rule.name)
+    for name, rule in rules.items():
+        target, dim = parameters[name].detach(), cut_dim(rule)
+        for cut in cuts(rule, tp_rank, tp_size):
+            part = target.narrow(dim, cut.offset, cut.size)
+            reader.read_into(part, cut.source.name, dim, cut.start)
+            check_finite(part, f"{cut.source.name!r} in {reader.file_of(cut.source.name)}")
+
+
+def _match(parameters: Mapping[str, torch.Tensor], info: ModelInfo, tp_size: int) -> dict[str, Rule]:
+    """The rule of each given parameter, its shape compared."""
+    known, rules, names = rules_by_name(info), {}, {}
+    for name, tensor in parameters.items():
+        rule = known.get(name)
+        if rule is None:
+            raise ValueError(
+                f"No rule for parameter {name!r} of shape {list(tensor.shape)}. Known are language_model.* with layers "
+                f"0 to {info.num_layers - 1} and visual.* with blocks 0 to {info.vision.depth - 1}."
+            )
+        if rule.name in names:
+            raise ValueError(f"{name!r} and {names[rule.name]!r} are the same parameter; give one of them.")
+        expected = shard_shape(rule, tp_size)
+        if tuple(tensor.shape) != expected:
+            raise ValueError(
+                f"Parameter {name!r} has shape {list(tensor.shape)}, expected {list(expected)} at tensor-parallel "
+                f"size {tp_size}: the model was built from other sizes than {info.hidden_size} x {info.num_layers}."
+            )
+        rules[name], names[rule.name] = rule, name
+    return rules
