@@ -52,6 +52,7 @@ setup(
         "tensorboard",
         "matplotlib",
         "numpy",
+        "scipy",  # intervals and paired tests
         "pillow",
         "imagehash",  # perceptual hashes, for the overlap of training and test pictures
     ],

@@ -1,6 +1,8 @@
 """The floors of the house: imports point down, rooms of one floor do not know each other, heavy libraries stay put."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,7 @@ HEAVY = {
     "flash_attn": {"model"},
     "vllm": {"rollout"},
     "math_verify": {"answers", "rewards"},
+    "scipy": {"evaluate"},
 }
 MEGATRON_FILES = {f"checkpoints/{name}.py" for name in ("megatron_loader", "in_process_writer")}  # of that room
 VLLM_FILES = {f"rollout/{name}.py" for name in ("colocated", "cpu_worker", "plugin", "token_mask")}
@@ -72,3 +75,12 @@ def test_imports_point_down_and_heavy_libraries_stay_in_their_rooms(path):
 def test_every_room_is_on_a_floor_and_exists():
     rooms = {room_of(path) for path in FILES}
     assert rooms == set(FLOOR), f"only on disk: {rooms - set(FLOOR)}; only on a floor: {set(FLOOR) - rooms}"
+
+
+def test_commands_load_what_is_slow_only_where_it_is_needed():
+    script = (
+        "import sys, megatron_eureka.cli, megatron_eureka.evaluate.session, megatron_eureka.report;"
+        "print(*sorted({'scipy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []

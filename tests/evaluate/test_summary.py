@@ -62,9 +62,16 @@ def test_sign_flip_agrees_with_counting_all_signs():
     found = abs(sum(differences))
     signs = [[1 if mask >> bit & 1 else -1 for bit in range(4)] for mask in range(16)]
     exact = sum(abs(sum(s * d for s, d in zip(sign, differences, strict=True))) >= found for sign in signs) / 16
-    # 10,000 draws: a standard error of half a point
-    assert sign_flip(before, after) == pytest.approx(exact, abs=0.02)
-    assert sign_flip(before, before) == 1.0
+    assert sign_flip(before, after) == pytest.approx(exact)
+    assert sign_flip(before, before) == sign_flip([0.0], [0.5]) == 1.0
+
+
+def test_sign_flip_draws_where_all_signs_are_too_many():
+    # 12 up and 8 down: twice the binomial tail from 12 on. 10,000 draws: a standard error of half a point.
+    after = [1.0] * 12 + [-1.0] * 8
+    exact = 2 * sum(math.comb(20, k) for k in range(12, 21)) / 2**20
+    assert sign_flip([0.0] * 20, after) == pytest.approx(exact, abs=0.02)
+    assert sign_flip([0.0] * 20, [1.0] * 20) == pytest.approx(2 / 10_001)  # either tail is the one found alone
 
 
 def test_paired_rates_by_hand():
