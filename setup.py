@@ -40,7 +40,9 @@ setup(
         "xxhash",
         "sentencepiece",
         "pyarrow",  # data sets in parquet
-        "httpx",  # reward services and judges over HTTP
+        "httpx",  # reward services
+        "openai>=2.25",  # judges; vLLM asks for this version too
+        "tenacity",
         "math-verify>=0.9",
         "pydantic>=2.10",
         "annotated-types",

@@ -31,6 +31,7 @@ HEAVY = {
     "vllm": {"rollout"},
     "math_verify": {"answers", "rewards"},
     "scipy": {"evaluate"},
+    "openai": {"evaluate"},
 }
 MEGATRON_FILES = {f"checkpoints/{name}.py" for name in ("megatron_loader", "in_process_writer")}  # of that room
 VLLM_FILES = {f"rollout/{name}.py" for name in ("colocated", "cpu_worker", "plugin", "token_mask")}
@@ -80,7 +81,7 @@ def test_every_room_is_on_a_floor_and_exists():
 def test_commands_load_what_is_slow_only_where_it_is_needed():
     script = (
         "import sys, megatron_eureka.cli, megatron_eureka.evaluate.session, megatron_eureka.report;"
-        "print(*sorted({'scipy'} & set(sys.modules)))"
+        "print(*sorted({'scipy', 'openai'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []

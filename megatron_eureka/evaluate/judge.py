@@ -15,20 +15,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-import httpx
-
 from megatron_eureka.evaluate.results import ItemResult, question_text
 from megatron_eureka.files import naming_full_disk
 from megatron_eureka.log import logger, progress
 
 if TYPE_CHECKING:
     from megatron_eureka.config.schema import Evaluation
+    from megatron_eureka.evaluate.judge_endpoint import Endpoint
 
 MAX_RESPONSE_CHARS = 4000  # of a response, its end: the answer is there
-MAX_WAIT_S = 30.0  # between two tries
-REFUSED = (401, 403, 404)  # a wrong key, model or address, which no retry mends
-PASSING = (408, 409, 425, 429)  # and all from 500 on
-INVALID = (400, 422)  # the request is not taken: one question's fault, or that of all of them
 MAX_INVALID = 3  # such replies before the first verdict
 PROMPT = """You check an answer to a question. Say whether the response's final answer is equal to the right answer: \
 the same number, expression, option or meaning, whatever its form. Rounding and units that the question does not ask \
@@ -63,7 +58,7 @@ class JudgeError(RuntimeError):
 
 
 class Judge:
-    """Asks `POST {url}/chat/completions`.
+    """Asks an `Endpoint` what it has not been asked before.
 
     Args:
         options: the `evaluation` section; its judge_* options are used.
@@ -81,13 +76,9 @@ class Judge:
         if options.judge_key_env and not key:
             raise ValueError(f"evaluation.judge_key_env: the environment variable {options.judge_key_env} is not set.")
         self.counters = {"asked": 0, "cached": 0, "failed": 0}
-        self._options, self._cache, self._sleep = options, cache, sleep
-        self._url = f"{options.judge_url.rstrip('/')}/chat/completions"
-        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._options, self._key, self._cache, self._sleep = options, key, cache, sleep
         self._known = _read_cache(cache)
         self._invalid: list[str] = []  # what the endpoint says of requests that it does not take
-        # What some endpoints take under another name, or not at all.
-        self._settings = {"temperature": 0, "max_tokens": options.judge_max_tokens}
 
     def verdicts(self, results: Sequence[ItemResult]) -> list[bool | None]:
         """One verdict a sample, in order; None where the judge failed.
@@ -101,24 +92,25 @@ class Judge:
             for sample in result.samples
         ]
         distinct = list(dict.fromkeys(prompts))
-        new = [prompt for prompt in distinct if self._key(prompt) not in self._known]
+        new = [prompt for prompt in distinct if self._cache_key(prompt) not in self._known]
         self.counters["cached"] += len(distinct) - len(new)
         self._ask_all(new)
-        return [self._known.get(self._key(prompt)) for prompt in prompts]
+        return [self._known.get(self._cache_key(prompt)) for prompt in prompts]
 
     def _ask_all(self, prompts: Sequence[str]) -> None:
         if not prompts:
             return
+        from megatron_eureka.evaluate.judge_endpoint import Endpoint  # here, for openai takes a second to import
+
         self._cache.parent.mkdir(parents=True, exist_ok=True)
         torn = self._cache.exists() and not self._cache.read_bytes().endswith(b"\n")
-        limits = httpx.Limits(max_connections=self._options.judge_workers)
         with (
-            httpx.Client(timeout=self._options.judge_timeout_s, headers=self._headers, limits=limits) as client,
+            Endpoint(self._options, self._key, self._sleep) as endpoint,
             ThreadPoolExecutor(self._options.judge_workers) as workers,
             open(self._cache, "a", encoding="utf-8") as cache,
         ):
             cache.write("\n" if torn else "")
-            answers = workers.map(lambda prompt: self._ask(client, prompt), prompts)
+            answers = workers.map(lambda prompt: self._ask(endpoint, prompt), prompts)
             try:
                 for prompt, verdict in zip(prompts, progress(answers, "judging", len(prompts)), strict=True):
                     self._book(prompt, verdict, cache)
@@ -132,9 +124,9 @@ class Judge:
             self._fail(verdict)
             return
         self.counters["asked"] += 1
-        self._known[self._key(prompt)] = verdict
+        self._known[self._cache_key(prompt)] = verdict
         with naming_full_disk(self._cache):
-            cache.write(json.dumps({"key": self._key(prompt), "verdict": verdict}) + "\n")
+            cache.write(json.dumps({"key": self._cache_key(prompt), "verdict": verdict}) + "\n")
             cache.flush()
 
     def _fail(self, error: JudgeError) -> None:
@@ -147,59 +139,25 @@ class Judge:
         """End the evaluation if the endpoint takes no request: so many were invalid, and none has had a verdict."""
         if len(self._invalid) >= limit and not (self.counters["asked"] or self.counters["cached"]):
             raise ValueError(
-                f"The judge {self._url} takes no request: {self._invalid[-1]}. Check evaluation.judge_url, judge_model "
-                "and judge_max_tokens."
+                f"The judge {self._options.judge_url} takes no request: {self._invalid[-1]}. Check "
+                "evaluation.judge_url, judge_model and judge_max_tokens."
             )
 
-    def _ask(self, client: httpx.Client, prompt: str) -> bool | JudgeError:
-        """A verdict after as many tries as the options grant, waiting longer each time.
-
-        An answer without a verdict is final: the same question would get the same one.
-        """
-        problem, invalid = "", False
-        for attempt in range(self._options.judge_retries + 1):
-            if attempt:
-                self._sleep(min(MAX_WAIT_S, 2.0 ** (attempt - 1)))
-            try:
-                reply = self._post(client, prompt)
-            except httpx.HTTPError as error:
-                problem = f"{type(error).__name__}: {error}"
-                continue
-            problem, invalid = f"{reply.status_code} {reply.text[:200]!r}", reply.status_code in INVALID
-            if reply.status_code in REFUSED:
-                raise ValueError(
-                    f"The judge {self._url} refuses model {self._options.judge_model!r}: {problem}. "
-                    "Check evaluation.judge_url, judge_model and judge_key_env."
-                )
-            if reply.status_code == 200:
-                answer = _answer(reply)
-                if answer is None:
-                    continue
-                verdict = read_verdict(*answer)
-                return JudgeError(self._without_verdict(*answer)) if verdict is None else verdict
-            if reply.status_code not in PASSING and reply.status_code < 500:
-                break
-        return JudgeError(problem, invalid)
-
-    def _post(self, client: httpx.Client, prompt: str) -> httpx.Response:
-        """The reply; asked again in other terms where the endpoint names a setting that it does not take."""
-        body = {"model": self._options.judge_model, "messages": [{"role": "user", "content": prompt}]}
-        settings = self._settings
-        while True:
-            reply = client.post(self._url, json={**body, **settings})
-            other = _other_settings(settings, reply.text) if reply.status_code in INVALID else settings
-            if other == settings:
-                if reply.status_code == 200:
-                    self._settings = settings
-                return reply
-            settings = other
+    def _ask(self, endpoint: Endpoint, prompt: str) -> bool | JudgeError:
+        """A verdict. An answer without one is final: the same question would get the same one."""
+        try:
+            answer = endpoint.ask(prompt)
+        except JudgeError as error:
+            return error
+        verdict = read_verdict(*answer)
+        return JudgeError(self._without_verdict(*answer)) if verdict is None else verdict
 
     def _without_verdict(self, text: str, finish_reason: str) -> str:
         if finish_reason == "length":
             return f"no verdict within evaluation.judge_max_tokens = {self._options.judge_max_tokens}"
         return f"no verdict in {text[-200:]!r}"
 
-    def _key(self, prompt: str) -> str:
+    def _cache_key(self, prompt: str) -> str:
         return hashlib.sha256(f"{self._options.judge_model}\n{prompt}".encode("utf-8", "replace")).hexdigest()
 
 
@@ -228,26 +186,6 @@ def read_verdict(text: str, finish_reason: str = "stop") -> bool | None:
     lines = text.strip().split("\n")
     bare = _FIRST_WORD.match(lines[0]) or _FIRST_WORD.fullmatch(lines[-1].strip(" .!*`"))
     return words == {"yes"} if bare else None
-
-
-def _answer(reply: httpx.Response) -> tuple[str, str] | None:
-    """The text of a reply, which may be empty, and why it ends; None for another form."""
-    try:
-        choice = reply.json()["choices"][0]
-        text = choice["message"]["content"] or ""
-        return (text, str(choice.get("finish_reason"))) if isinstance(text, str) else None
-    except (ValueError, LookupError, TypeError, AttributeError):
-        return None
-
-
-def _other_settings(settings: dict[str, int], message: str) -> dict[str, int]:
-    """The settings without those that the message names."""
-    other = dict(settings)
-    if "max_tokens" in message and "max_tokens" in other:
-        other["max_completion_tokens"] = other.pop("max_tokens")
-    if "temperature" in message:
-        other.pop("temperature", None)
-    return other
 
 
 def _read_cache(path: Path) -> dict[str, bool]:

@@ -82,6 +82,19 @@ def test_verdicts_and_what_is_asked(server, tmp_path, monkeypatch):
     assert "secret" not in (tmp_path / "judge.jsonl").read_text()
 
 
+def test_without_a_key_none_is_sent_whatever_the_environment_holds(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "of another endpoint")
+    judge, _ = make(server, tmp_path)
+    assert judge.verdicts(results("right")) == [True]
+    assert server.requests[0]["key"] is None
+
+
+def test_half_a_surrogate_pair_can_be_asked_about(server, tmp_path):
+    judge, _ = make(server, tmp_path)
+    assert judge.verdicts(results("right \ud83d")) == [True]
+    assert "right ?" in server.requests[0]["messages"][0]["content"]
+
+
 def test_nothing_is_asked_twice_not_even_by_the_next_process(server, tmp_path):
     judge, _ = make(server, tmp_path)
     assert judge.verdicts(results("right", "right", "bad")) == [True, True, False]
@@ -113,6 +126,8 @@ def test_failures_are_retried_with_longer_waits(server, tmp_path):
         ([(500, "x")] * 3, 3),
         ([(200, "no JSON")] * 3, 3),
         ([(200, '{"choices": []}')] * 3, 3),
+        ([(200, '{"choices": [{"message": {"content": ["yes"]}}]}')] * 3, 3),
+        ([(425, "too early")] * 3, 3),
         ([(200, saying("perhaps"))], 1),  # asking again would get the same
         ([(200, saying(None, "length"))], 1),
         ([(200, saying("<think> It says yes, but", "length"))], 1),
@@ -129,8 +144,8 @@ def test_what_gets_no_verdict_is_left_to_the_rules_and_counted(server, tmp_path,
 
 
 def test_a_server_that_is_not_there_is_a_failure(server, tmp_path):
+    server.url = "http://127.0.0.1:9/v1"  # discard: nobody listens
     judge, waits = make(server, tmp_path)
-    judge._url = "http://127.0.0.1:9/v1/chat/completions"  # discard: nobody listens
     assert judge.verdicts(results("right")) == [None]
     assert len(waits) == 2
 
