@@ -9,6 +9,7 @@ from collections import Counter
 from concurrent.futures import Future
 
 import httpx
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential
 
 from megatron_eureka.rewards.components import Batch, Components, by_sample, check_components
 from megatron_eureka.rewards.failures import Failures
@@ -100,18 +101,19 @@ class RewardService:
     async def _ask_patiently(self, batch: Batch) -> list[Components]:
         # ASCII, for the lone surrogates that a tokenizer may produce have no UTF-8.
         body = json.dumps(vars(batch)).encode("ascii")
-        for attempt in range(self._retries + 1):
-            if self._failed_in_a_row >= MAX_FAILED:
-                raise _Failure("asked no more, for it keeps on failing")
-            try:
-                return self._by_sample(await self._ask(body), len(batch.responses))
-            except _Failure as failure:
-                reason = failure
-                if not failure.may_pass:
-                    break
-            if attempt < self._retries:
-                await asyncio.sleep(min(FIRST_PAUSE_S * 2**attempt, LONGEST_PAUSE_S))
-        raise reason
+        patiently = AsyncRetrying(
+            stop=stop_after_attempt(self._retries + 1),
+            wait=wait_exponential(FIRST_PAUSE_S, LONGEST_PAUSE_S),
+            retry=retry_if_exception(_may_pass),
+            sleep=asyncio.sleep,
+            reraise=True,
+        )
+        return await patiently(self._ask_once, body, len(batch.responses))
+
+    async def _ask_once(self, body: bytes, num_samples: int) -> list[Components]:
+        if self._failed_in_a_row >= MAX_FAILED:
+            raise _Failure("asked no more, for it keeps on failing", may_pass=False)
+        return self._by_sample(await self._ask(body), num_samples)
 
     async def _ask(self, body: bytes) -> object:
         """The reply's JSON."""
@@ -168,6 +170,10 @@ class _Failure(Exception):
     def __init__(self, reason: str, counter: str = "errors", may_pass: bool = True):
         super().__init__(reason)
         self.counter, self.may_pass = counter, may_pass
+
+
+def _may_pass(error: BaseException) -> bool:
+    return isinstance(error, _Failure) and error.may_pass
 
 
 def _check_status(status: int) -> None:
