@@ -38,6 +38,7 @@ setup(
         "safetensors",
         "isal",  # CRC-32 at memory speed, for the archives of checkpoints
         "xxhash",
+        "filelock>=4",  # its locks must not fall back to files that outlive a killed process, which 3 does
         "sentencepiece",
         "pyarrow",  # data sets in parquet
         "httpx",  # reward services

@@ -1,4 +1,4 @@
-"""Files that are the old one or the whole new one, whenever a writer dies and whoever else writes into the folder."""
+"""Files that are the old one or the whole new one, whenever a writer dies, and what only one process may write."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
+
+from filelock import FileLock, Timeout
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 FULL_BYTES = 1 << 20  # a disk with less is full: a library in C++ fails there without saying why
@@ -58,6 +60,32 @@ def write_atomically(target: Path, content: str | bytes, errors: str = "strict",
     """Write a file that is either the old one or the whole new one; see `new_file`."""
     with new_file(target, isinstance(content, bytes), errors, sync) as file:
         file.write(content)
+
+
+@contextmanager
+def only_writer(lock: Path, what: str, otherwise: str) -> Iterator[None]:
+    """Be the only process that writes something, while the block runs.
+
+    The lock is the operating system's (flock) and goes with its process, however that ends; the file stays.
+
+    Args:
+        lock: the file to lock; made if need be.
+        what: that is written, for the message.
+        otherwise: what to do instead of waiting.
+
+    Raises:
+        ValueError: another process does.
+        OSError: the file cannot be made, or its file system has no locks.
+    """
+    held = FileLock(lock, thread_local=False, fallback_to_soft=False)  # a soft lock outlives a killed process
+    try:
+        held.acquire(blocking=False)
+    except Timeout:
+        raise ValueError(f"Another process is writing {what}. Wait for it or {otherwise}.") from None
+    try:
+        yield
+    finally:
+        held.release()
 
 
 @contextmanager

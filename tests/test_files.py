@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_eureka.files import DiskFull, naming_full_disk, new_file, temporary_name, write_atomically
+from megatron_eureka.files import DiskFull, naming_full_disk, new_file, only_writer, temporary_name, write_atomically
 
 PACKAGE = Path(__file__).resolve().parents[1] / "megatron_eureka"
 
@@ -110,12 +110,52 @@ def test_other_failures_stay_what_they_are(tmp_path, error):
 
 
 # Rooms that write beside others in ways of their own: whole folders, or one folder a process.
-OWN_WAYS = {"checkpoints/new_folder.py", "train/checkpoint.py", "train/run_folder.py", "launch/elastic.py"}
+OWN_WAYS = {"checkpoints/new_folder.py", "train/checkpoint.py", "train/run_folder.py"}
+
+
+def found_in(pattern: str) -> set[str]:
+    names = re.compile(pattern)
+    return {str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py") if names.search(path.read_text("utf-8"))}
 
 
 def test_whatever_is_written_beside_others_gets_its_name_here():
-    renames = re.compile(r"os\.(?:replace|rename)\(|\.rename\(|with_suffix\([^)]*getpid|\.tmp\"")
-    found = {
-        str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py") if renames.search(path.read_text("utf-8"))
-    }
+    found = found_in(r"os\.(?:replace|rename)\(|\.rename\(|with_suffix\([^)]*getpid|\.tmp\"")
     assert found - OWN_WAYS == {"files.py"}
+
+
+def test_locks_are_taken_here():
+    assert found_in("fcntl|flock|filelock") == {"files.py"}
+
+
+def test_a_lock_goes_with_its_process_however_that_ends_and_whatever_it_forked(tmp_path):
+    lock = tmp_path / "lock"
+    script = (
+        "import os, sys, time; from pathlib import Path; from megatron_eureka.files import only_writer\n"
+        "with only_writer(Path(sys.argv[1]), 'x', 'y'):\n"
+        "    child = os.fork()\n"
+        "    print(child, flush=True)\n"
+        "    time.sleep(600)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script, str(lock)], stdout=subprocess.PIPE, text=True)
+    child = max(int(process.stdout.readline()) for _ in range(2))  # each says what fork gave it
+    try:
+        with pytest.raises(ValueError, match=r"Another process is writing x\. Wait for it or y\."):
+            only_writer(lock, "x", "y").__enter__()
+        process.kill()
+        process.wait(timeout=30)
+        with only_writer(lock, "x", "y"):
+            pass
+        os.kill(child, 0)  # it lives, and does not hold the lock
+    finally:
+        os.kill(child, 9)
+        process.kill()
+        process.stdout.close()
+
+
+def test_a_file_system_without_locks_is_an_error_and_no_soft_lock(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr("fcntl.flock", fail)
+    with pytest.raises(OSError, match="not implemented"), only_writer(tmp_path / "lock", "x", "y"):
+        pass

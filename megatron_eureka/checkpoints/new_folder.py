@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import fcntl
 import json
 import os
 import shutil
 import socket
-import tempfile
+import uuid
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 from megatron_eureka.config.model_folder import is_megatron_checkpoint
+from megatron_eureka.files import only_writer
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux's renameat2
 
@@ -38,7 +39,7 @@ class NewFolder:
         self.folder = Path(os.path.abspath(folder))
         self.file_bytes, self.overwrite, self.fsync = dict(file_bytes), overwrite, fsync
         self.path = Path()  # where to write, inside the block
-        self._lock = -1
+        self._held = ExitStack()
 
     @property
     def _replaced(self) -> Path:
@@ -61,26 +62,25 @@ class NewFolder:
         """
         self.check()
         self.folder.parent.mkdir(parents=True, exist_ok=True)
-        hidden = f".{self.folder.name}.partial-{socket.gethostname()}-"
-        self._clear_leftovers(hidden)
-        self._restore()
-        while True:
-            self.path = Path(tempfile.mkdtemp(prefix=hidden, dir=self.folder.parent))
-            self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
-            fcntl.flock(self._lock, fcntl.LOCK_EX)
-            if self.path.exists():
-                break
-            os.close(self._lock)  # cleared away by another one in the moment before the lock
-        self.path.chmod(0o777 & ~_umask())  # a temporary folder is for its owner alone
+        # Locks of another machine may not be seen here: each has its own, and clears its own leftovers away.
+        host = socket.gethostname()
+        lock = self.folder.with_name(f".{self.folder.name}.{host}.lock")
+        hidden = f".{self.folder.name}.partial-{host}-"
+        with ExitStack() as held:
+            held.enter_context(only_writer(lock, str(self.folder), "give another name"))
+            held.callback(lock.unlink, missing_ok=True)
+            self._clear_leftovers(hidden)
+            self._restore()
+            self.path = self.folder.with_name(f"{hidden}{uuid.uuid4().hex[:8]}")
+            self.path.mkdir()
+            held.callback(shutil.rmtree, self.path, ignore_errors=True)  # after a rename nothing has that name
+            self._held = held.pop_all()
         return self
 
     def __exit__(self, kind, error, trace) -> None:
-        try:
+        with self._held:
             if error is None:
                 self._finish()
-        finally:
-            shutil.rmtree(self.path, ignore_errors=True)  # after a rename there is nothing of that name
-            os.close(self._lock)
 
     def _finish(self) -> None:
         for name, size in self.file_bytes.items():
@@ -123,19 +123,10 @@ class NewFolder:
             raise ValueError(f"{self.folder} is no model folder, so it is not overwritten. Give another name.")
 
     def _clear_leftovers(self, hidden: str) -> None:
-        """Remove what killed processes left; the lock is the operating system's and goes with its process."""
+        """Remove what killed processes left: whoever lives has the lock."""
         for leftover in self.folder.parent.iterdir():
-            if not leftover.name.startswith(hidden) or leftover.is_symlink() or not leftover.is_dir():
-                continue
-            lock = os.open(leftover, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if leftover.name.startswith(hidden) and leftover.is_dir() and not leftover.is_symlink():
                 shutil.rmtree(leftover)
-            except BlockingIOError:
-                message = f"Another process is writing {self.folder}. Wait for it, or give another name."
-                raise ValueError(message) from None
-            finally:
-                os.close(lock)
 
 
 def check_apart(source: Path, target: Path) -> None:
@@ -185,12 +176,6 @@ def _exchange(one: Path, other: Path) -> None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
     if renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE):
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(other))
-
-
-def _umask() -> int:
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
 
 
 def _sync_tree(folder: Path) -> None:

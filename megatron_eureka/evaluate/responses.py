@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from megatron_eureka.evaluate.benchmarks.files import read_rows
 from megatron_eureka.evaluate.item import Malformed
-from megatron_eureka.files import naming_full_disk, write_atomically
+from megatron_eureka.files import naming_full_disk, only_writer, write_atomically
 
 TEXT_NAMES = ("responses", "response", "model_answer", "prediction", "output")
 MAX_NAMED = 20  # columns, in a message
@@ -38,6 +38,7 @@ class ResponseFile:
     def __init__(self, path: Path, settings: Mapping[str, Any]):
         self.path, self.settings = path, dict(settings)
         self._file = None
+        self._held = ExitStack()
 
     @property
     def settings_path(self) -> Path:
@@ -78,16 +79,15 @@ class ResponseFile:
             ValueError: another process writes it, or it holds responses of other settings.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(self.path, "ab")  # noqa: SIM115 (held open: closing gives the lock up)
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._file.close()
-            raise ValueError(f"Another process is writing {self.path}. Wait for it or give another --out.") from None
-        self.check()
-        found = _read_own(self.path)
-        self._file.truncate(self.path.read_bytes().rfind(b"\n") + 1)
-        write_atomically(self.settings_path, json.dumps(self.settings, indent=1) + "\n")
+        with ExitStack() as held:
+            lock = self.path.with_name(f".{self.path.name}.lock")
+            held.enter_context(only_writer(lock, str(self.path), "give another --out"))
+            self.check()
+            self._file = held.enter_context(open(self.path, "ab"))
+            found = _read_own(self.path)
+            self._file.truncate(self.path.read_bytes().rfind(b"\n") + 1)
+            write_atomically(self.settings_path, json.dumps(self.settings, indent=1) + "\n")
+            self._held = held.pop_all()
         return found
 
     def append(self, responses: Iterable[Response]) -> None:
@@ -101,9 +101,8 @@ class ResponseFile:
 
     def close(self) -> None:
         """Give the file up."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        self._held.close()
+        self._file = None
 
 
 def _read_own(path: Path) -> dict[str, Response]:

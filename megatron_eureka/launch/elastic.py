@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from megatron_eureka.files import write_atomically
 from megatron_eureka.log import logger
 
 ERRORS = "MEGATRON_EUREKA_ERRORS"  # folder for the ranks' last words
@@ -138,9 +139,7 @@ def _leave_word(error: Exception, code: int) -> None:
     }
     folder = os.environ.get(ERRORS)
     if folder and Path(folder).is_dir():
-        temporary = Path(folder) / f"{rank}.tmp"
-        temporary.write_text(json.dumps(record), "utf-8")
-        temporary.rename(temporary.with_suffix(".json"))
+        write_atomically(Path(folder) / f"{rank}.json", json.dumps(record), sync=False)
     else:
         detail = "" if code == BAD_INPUT else "\n" + record["traceback"]
         sys.stderr.write(f"error: rank {rank} failed: {record['message']}{detail}\n")

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
 
 import yaml
 
-from megatron_eureka.files import write_atomically
+from megatron_eureka.files import only_writer, write_atomically
 from megatron_eureka.log import logger
 from megatron_eureka.parallel.layout import Layout
 
@@ -48,7 +47,7 @@ class RunFolder:
 
     def __init__(self, root: str, name: str):
         self.path = Path(root) / name
-        self._lock = None
+        self._held = ExitStack()
 
     checkpoints = property(lambda self: self.path / "checkpoints")
     export = property(lambda self: self.path / "export")
@@ -63,7 +62,7 @@ class RunFolder:
             ValueError: another process is writing it, it is finished, or it was cut off and `resume` is "never".
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        self._take_lock()
+        self._held.enter_context(self._only_writer())
         self.check(resume, overwrite)
         if overwrite and ((self.path / FINISHED).exists() or resume == "never"):
             self._empty()  # a run that was cut off is continued, so that a requeued job does not begin again
@@ -97,8 +96,8 @@ class RunFolder:
         if not existing.is_dir() or not os.access(existing, os.W_OK):
             raise ValueError(f"{existing} is no folder that may be written to. Change logging.root or logging.name.")
         if (self.path / ".lock").exists():
-            with open(self.path / ".lock") as lock:
-                self._flock(lock, fcntl.LOCK_SH)
+            with self._only_writer():
+                pass
         self.check(resume, overwrite)
         if overwrite and ((self.path / FINISHED).exists() or resume == "never"):
             return None
@@ -122,19 +121,9 @@ class RunFolder:
                 "Resume with the same options, or choose another logging.name."
             )
 
-    def _take_lock(self) -> None:
-        self._lock = open(self.path / ".lock", "w")  # noqa: SIM115 (held open on purpose: closing gives the lock up)
-        self._flock(self._lock, fcntl.LOCK_EX)
-
-    def _flock(self, lock: TextIO, kind: int) -> None:
-        try:
-            fcntl.flock(lock, kind | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.close()
-            raise ValueError(
-                f"Another process is writing the run folder {str(self.path)!r}. Wait for it or choose another "
-                "logging.name."
-            ) from None
+    def _only_writer(self) -> AbstractContextManager[None]:
+        what = f"the run folder {str(self.path)!r}"
+        return only_writer(self.path / ".lock", what, "choose another logging.name")
 
     def _empty(self) -> None:
         for entry in self.path.iterdir():
@@ -180,9 +169,7 @@ class RunFolder:
 
     def close(self) -> None:
         """Give the folder up."""
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        self._held.close()
 
 
 @dataclass(frozen=True)
