@@ -1,5 +1,15 @@
 """The files that weights lie in: Hugging Face folders, Megatron checkpoints (`torch_dist`), and the ways between them.
 
+Four words for a range of bytes, here and in `weights/`:
+
+    cut     a range of a tensor along one dim, and its offset in a tensor that is put together of cuts (`weights.Cut`)
+    box     a range of a stored tensor along all dims, starts and sizes; torch calls it a chunk (`torch_dist.StoredBox`)
+    block   whole rows, as many as are in memory at a time (`streaming.Streamer.blocks`)
+    extent  consecutive bytes of a file, of a tensor or of a box's archive (`files.Extent`)
+
+A `Transfer` of a plan says which cuts fill a box; a `Streamer` moves it block by block from extent to extent. What is
+whole is a tensor (Hugging Face's or stored), a shard (a tensor-parallel rank's parameter) or a file.
+
 Not imported here, for converting needs no Megatron-Core: `megatron_loader.py` (into a rank's chunks) and
 `in_process_writer.py` (a run's own checkpoints).
 """

@@ -1,6 +1,6 @@
 """The plan of a Megatron checkpoint: which bytes of which Hugging Face tensors lie where. Pure arithmetic.
 
-The files follow a layout: each tensor-parallel rank of each pipeline stage has one, and in it the ranges that it will
+The files follow a layout: each tensor-parallel rank of each pipeline stage has one, and in it the boxes that it will
 read, in the order of the forward pass. Nothing else depends on the layout: any other one loads the same checkpoint.
 """
 
@@ -9,32 +9,34 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 
+from megatron_eureka.checkpoints.files import Extent
 from megatron_eureka.checkpoints.stored import (
     Stored,
+    adjacent_cuts,
     extra_state_keys,
     pipeline_stage,
-    regions,
     stored_cuts,
     stored_rules,
     stored_tensor,
 )
-from megatron_eureka.checkpoints.torch_dist import StoredChunk, empty_object
+from megatron_eureka.checkpoints.torch_dist import StoredBox, empty_object
 from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.weights.layout import Cut
 from megatron_eureka.weights.table import Rule, hf_tensors
 
-MAX_CHUNK_BYTES = 16 << 20  # a rank that reads a chunk holds all of it in memory
+MAX_BOX_BYTES = 16 << 20  # a rank that reads a box holds all of it in memory
 
 
 @dataclass(frozen=True)
 class Transfer:
-    """Rows of Hugging Face tensors, one range after another, and the chunks that they fill."""
+    """Cuts of Hugging Face tensors, one after another, and the boxes that they fill."""
 
-    rows: tuple[Cut, ...]  # along dim 0
-    chunks: tuple[StoredChunk, ...]  # one; of a matrix cut along its columns, one for each tensor-parallel rank
+    cuts: tuple[Cut, ...]  # along dim 0
+    boxes: tuple[StoredBox, ...]  # one; of a matrix cut along its columns, one for each tensor-parallel rank
 
 
 @dataclass(frozen=True)
@@ -43,12 +45,12 @@ class CheckpointPlan:
 
     transfers: tuple[tuple[Transfer, ...], ...]  # of each rule
     shapes: Mapping[str, tuple[int, ...]]  # of the stored tensors, by key
-    objects: Mapping[str, tuple[str, int, int]]  # file, position and bytes of what is no tensor, by key
+    objects: Mapping[str, Extent]  # of what is no tensor, by key; files as names
     file_bytes: Mapping[str, int]
 
     @property
-    def chunks(self) -> list[StoredChunk]:
-        return [chunk for rule in self.transfers for transfer in rule for chunk in transfer.chunks]
+    def boxes(self) -> list[StoredBox]:
+        return [box for rule in self.transfers for transfer in rule for box in transfer.boxes]
 
     @property
     def num_bytes(self) -> int:
@@ -62,7 +64,7 @@ def plan_checkpoint(
     tp: int = 1,
     pp: int = 1,
     vpp: int = 1,
-    max_chunk_bytes: int = MAX_CHUNK_BYTES,
+    max_box_bytes: int = MAX_BOX_BYTES,
 ) -> CheckpointPlan:
     """Lay out a checkpoint.
 
@@ -70,7 +72,7 @@ def plan_checkpoint(
         info: sizes of the model.
         dtypes: to be stored, by the name of the Megatron parameter.
         tp, pp, vpp: the layout whose ranks shall read contiguous bytes; the caller has checked that it is legal.
-        max_chunk_bytes: no chunk is larger, but for single rows.
+        max_box_bytes: no box is larger, but for single rows.
     """
     filled: dict[str, int] = defaultdict(int)
     transfers, shapes = [], {}
@@ -79,30 +81,30 @@ def plan_checkpoint(
         shapes[stored.key] = stored.full_shape(info.num_layers)
         stage = pipeline_stage(rule, info.num_layers, pp, vpp)
         files = [f"__{tp_rank + tp * stage}_0.distcp" for tp_rank in range(tp)]
-        placed = []
-        for rows, boxes in _boxes(rule, stored, tp, dtypes[rule.name].itemsize, max_chunk_bytes):
-            chunks = []
+        of_rule = []
+        for cuts, boxes in _boxes(rule, stored, tp, dtypes[rule.name].itemsize, max_box_bytes):
+            filling = []
             for tp_rank, starts, sizes in boxes:
-                offsets, lengths = stored.stacked(starts, stored.layer or 0), stored.stacked(sizes, 1)
+                starts, sizes = stored.stacked(starts, stored.layer or 0), stored.stacked(sizes, 1)
                 file = files[tp_rank]
-                chunk = StoredChunk(stored.key, offsets, lengths, dtypes[rule.name], file, filled[file])
-                filled[file] += chunk.frame.size
-                chunks.append(chunk)
-            placed.append(Transfer(rows, tuple(chunks)))
-        transfers.append(tuple(placed))
+                box = StoredBox(stored.key, starts, sizes, dtypes[rule.name], file, filled[file])
+                filled[file] += box.frame.size
+                filling.append(box)
+            of_rule.append(Transfer(cuts, tuple(filling)))
+        transfers.append(tuple(of_rule))
     used = {source.name for rule in stored_rules(info) for source in rule.sources}
     assert used == hf_tensors(info).keys(), f"no rule stores {sorted(hf_tensors(info).keys() - used)}"
     last = max(filled)
-    place = (last, filled[last], len(empty_object()))
-    filled[last] += place[2]
-    objects = dict.fromkeys(extra_state_keys(info.num_layers), place)  # they are all the same: one is enough
+    extent = Extent(Path(last), filled[last], len(empty_object()))
+    filled[last] += extent.num_bytes
+    objects = dict.fromkeys(extra_state_keys(info.num_layers), extent)  # they are all the same: one is enough
     return CheckpointPlan(tuple(transfers), shapes, objects, dict(filled))
 
 
 def _boxes(
     rule: Rule, stored: Stored, tp: int, itemsize: int, max_bytes: int
 ) -> Iterator[tuple[tuple[Cut, ...], list[tuple[int, tuple[int, ...], tuple[int, ...]]]]]:
-    """Rows to read and, of each tensor-parallel rank concerned, rank, starts and sizes of the box that they fill."""
+    """Cuts to read and, of each tensor-parallel rank concerned, rank, starts and sizes of the box that they fill."""
     step = max(1, max_bytes // (torch.Size(stored.shape[1:]).numel() * itemsize))
     if rule.tp_dim == 1:
         columns = [stored_cuts(rule, tp_rank, tp)[0] for tp_rank in range(tp)]
@@ -113,17 +115,17 @@ def _boxes(
         return
     more = stored.shape[1:]
     for tp_rank in range(1 if rule.tp_dim is None else tp):
-        for region in regions(rule, tp_rank, tp):
-            begin, end = region[0].offset, region[-1].offset + region[-1].size
+        for together in adjacent_cuts(rule, tp_rank, tp):
+            begin, end = together[0].offset, together[-1].offset + together[-1].size
             for first in range(begin, end, step):
                 rows = min(step, end - first)
                 box = (tp_rank, (first, *(0 for _ in more)), (rows, *more))
-                yield tuple(_clip(region, first, first + rows)), [box]
+                yield tuple(_clip(together, first, first + rows)), [box]
 
 
-def _clip(region: Sequence[Cut], first: int, last: int) -> Iterator[Cut]:
-    """What of a region's cuts lies in rows `first` to `last` of the stored tensor."""
-    for cut in region:
+def _clip(cuts: Sequence[Cut], first: int, last: int) -> Iterator[Cut]:
+    """What of the cuts lies in rows `first` to `last` of the stored tensor."""
+    for cut in cuts:
         start, end = max(first, cut.offset), min(last, cut.offset + cut.size)
         if start < end:
             yield replace(cut, start=cut.start + start - cut.offset, size=end - start, offset=start)

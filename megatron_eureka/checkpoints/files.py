@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import os
 import threading
+from dataclasses import dataclass
 from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Extent:
+    """Consecutive bytes of a file."""
+
+    file: Path
+    offset: int  # bytes from the start of the file
+    num_bytes: int
 
 
 class OpenFiles:
@@ -21,6 +31,15 @@ class OpenFiles:
                 self._descriptors[file] = os.open(file, self._flags, 0o666)
             return self._descriptors[file]
 
+    def read(self, extent: Extent, start: int, target: memoryview) -> None:
+        """Fill `target` from byte `start` of an extent on.
+
+        Raises:
+            ValueError: the file ends before.
+        """
+        assert start + len(target) <= extent.num_bytes, f"{extent} has no {len(target)} bytes at {start}"
+        _read_exactly(self.descriptor(extent.file), target, extent.offset + start, extent.file)
+
     def close(self) -> None:
         with self._lock:
             for descriptor in self._descriptors.values():
@@ -30,12 +49,7 @@ class OpenFiles:
     __del__ = close
 
 
-def read_exactly(descriptor: int, target: memoryview, offset: int, file: Path) -> None:
-    """Fill `target` from `offset` on.
-
-    Raises:
-        ValueError: the file ends before.
-    """
+def _read_exactly(descriptor: int, target: memoryview, offset: int, file: Path) -> None:
     while target:  # one call reads at most 2 GiB
         count = os.preadv(descriptor, [target], offset)
         if not count:

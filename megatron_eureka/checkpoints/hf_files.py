@@ -15,7 +15,7 @@ _NUMBERED = re.compile(r"(.*)-(\d+)-of-(\d+)\.safetensors")
 
 
 def read_index(folder: Path) -> dict[str, str]:
-    """Shards by tensor; empty where there is no index.
+    """Files by tensor; empty where there is no index.
 
     Raises:
         ValueError: it is damaged, or names other files than the one that transformers would take.
@@ -25,7 +25,7 @@ def read_index(folder: Path) -> dict[str, str]:
         return {}
     try:
         weight_map = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
-        if not weight_map or not all(isinstance(shard, str) for shard in weight_map.values()):
+        if not weight_map or not all(isinstance(file, str) for file in weight_map.values()):
             raise ValueError("weight_map names no files")
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{index} is damaged ({error!r}); download the folder again.") from error
@@ -37,7 +37,7 @@ def read_index(folder: Path) -> dict[str, str]:
     return weight_map
 
 
-def find_shards(folder: Path, weight_map: Mapping[str, str]) -> list[Path]:
+def find_files(folder: Path, weight_map: Mapping[str, str]) -> list[Path]:
     """The files of weights, in order.
 
     Args:
@@ -68,7 +68,7 @@ def find_shards(folder: Path, weight_map: Mapping[str, str]) -> list[Path]:
 
 
 def _check_numbers(folder: Path, names: list[str]) -> None:
-    """Without an index only the names of shards say how many there are."""
+    """Without an index only the names of files say how many there are."""
     for match in filter(None, map(_NUMBERED.fullmatch, names)):
         stem, digits, total = match[1], len(match[2]), int(match[3])
         for number in range(1, total + 1):

@@ -42,9 +42,9 @@ def load_hf(
     for name, rule in rules.items():
         target, dim = parameters[name].detach(), cut_dim(rule)
         for cut in cuts(rule, tp_rank, tp_size):
-            part = target.narrow(dim, cut.offset, cut.size)
-            reader.read_into(part, cut.source.name, dim, cut.start)
-            check_finite(part, f"{cut.source.name!r} in {reader.file_of(cut.source.name)}")
+            values = target.narrow(dim, cut.offset, cut.size)
+            reader.read_into(values, cut.source.name, dim, cut.start)
+            check_finite(values, f"{cut.source.name!r} in {reader.file_of(cut.source.name)}")
 
 
 def _match(parameters: Mapping[str, torch.Tensor], info: ModelInfo, tp_size: int) -> dict[str, Rule]:

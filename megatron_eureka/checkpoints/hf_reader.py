@@ -1,4 +1,4 @@
-"""Read ranges of tensors from a Hugging Face folder of safetensors files, one file or several."""
+"""Read tensors, or boxes of them, from a Hugging Face folder of safetensors files, one file or several."""
 
 from __future__ import annotations
 
@@ -9,22 +9,19 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from megatron_eureka.checkpoints.files import OpenFiles, read_exactly
-from megatron_eureka.checkpoints.hf_files import INDEX, find_shards, read_index
+from megatron_eureka.checkpoints.files import Extent, OpenFiles
+from megatron_eureka.checkpoints.hf_files import INDEX, find_files, read_index
 from megatron_eureka.weights.table import normalise_hf_name
 
-CHUNK_BYTES = 64 << 20  # of a tensor in memory at once while it is copied to its target
+BLOCK_BYTES = 64 << 20  # of a tensor in memory at once while it is copied to its target
 DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 _TORCH_DTYPES = {name: dtype for dtype, name in DTYPES.items()}
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a tensor's bytes lie."""
+class TensorExtent(Extent):
+    """The bytes of a whole tensor."""
 
-    file: Path
-    offset: int  # bytes from the start of the file
-    num_bytes: int
     shape: tuple[int, ...]
     dtype: str  # safetensors' name
 
@@ -37,8 +34,8 @@ class HfReader:
     """The tensors of a folder by on-disk name. Only headers are read at first; files are mapped lazily.
 
     Raises:
-        ValueError: no weights; a shard that is missing, damaged or cut off; an index that names what is not there; a
-            name in two shards.
+        ValueError: no weights; a file that is missing, damaged or cut off; an index that names what is not there; a
+            name in two files.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -46,18 +43,18 @@ class HfReader:
         self._files: dict[Path, safe_open] = {}
         self._descriptors = OpenFiles()
         self._where: dict[str, tuple[Path, str]] = {}  # name -> file, name in the file
-        self._places: dict[str, Place] = {}
+        self._extents: dict[str, TensorExtent] = {}
         weight_map = read_index(self.folder)
-        for file in find_shards(self.folder, weight_map):
+        for file in find_files(self.folder, weight_map):
             keys = self._open(file).keys()
             for key in keys:
                 name = normalise_hf_name(key)
                 if name in self._where:
                     raise ValueError(f"{name} is both in {self._where[name][0]} and in {file}; keep one of them.")
                 self._where[name] = (file, key)
-        for key, shard in weight_map.items():
-            if self._where.get(normalise_hf_name(key), (None, None))[0] != self.folder / shard:
-                raise ValueError(f"{INDEX} in {self.folder} names {key!r} in {shard}, which does not hold it.")
+        for key, file in weight_map.items():
+            if self._where.get(normalise_hf_name(key), (None, None))[0] != self.folder / file:
+                raise ValueError(f"{INDEX} in {self.folder} names {key!r} in {file}, which does not hold it.")
 
     def _open(self, file: Path) -> safe_open:
         if file not in self._files:
@@ -95,22 +92,22 @@ class HfReader:
             )
         return _TORCH_DTYPES[found]
 
-    def place(self, name: str) -> Place:
+    def extent(self, name: str) -> TensorExtent:
         """Where a tensor's raw bytes lie."""
-        if name not in self._places:
+        if name not in self._extents:
             self._read_header(self._where[name][0])
-        return self._places[name]
+        return self._extents[name]
 
     def _read_header(self, file: Path) -> None:
-        """safetensors' handle has checked the header already, but does not tell the places in it."""
+        """safetensors' handle has checked the header already, but does not tell the extents in it."""
         with open(file, "rb") as stream:
             size = int.from_bytes(stream.read(8), "little")
             header = json.loads(stream.read(size))
         header.pop("__metadata__", None)
         for key, entry in header.items():
             start, end = entry["data_offsets"]
-            place = Place(file, 8 + size + start, end - start, tuple(entry["shape"]), entry["dtype"])
-            self._places[normalise_hf_name(key)] = place
+            extent = TensorExtent(file, 8 + size + start, end - start, tuple(entry["shape"]), entry["dtype"])
+            self._extents[normalise_hf_name(key)] = extent
 
     def read_bytes(self, name: str, start: int, target: memoryview) -> None:
         """Fill `target` with a tensor's raw bytes from byte `start` on; nothing is mapped into memory.
@@ -118,9 +115,7 @@ class HfReader:
         Raises:
             ValueError: the file ends before.
         """
-        place = self.place(name)
-        assert start + len(target) <= place.num_bytes, f"{name} has {place.num_bytes} bytes"
-        read_exactly(self._descriptors.descriptor(place.file), target, place.offset + start, place.file)
+        self._descriptors.read(self.extent(name), start, target)
 
     def read_into(self, target: torch.Tensor, name: str, dim: int, start: int) -> None:
         """Copy `target.shape[dim]` entries of `name` from `start` on, whole in all other dims, casting to its dtype.
@@ -130,7 +125,7 @@ class HfReader:
         source = self._slice(name)
         rows, width = target.shape[0], target.shape[dim]
         row_bytes = max(1, target[:1].numel() * 4)
-        step = max(1, CHUNK_BYTES // row_bytes)
+        step = max(1, BLOCK_BYTES // row_bytes)
         for first in range(0, rows, step):
             last = min(first + step, rows)
             box = slice(start + first, start + last) if dim == 0 else (slice(first, last), slice(start, start + width))

@@ -1,7 +1,7 @@
 """Write a Hugging Face folder as tensors arrive: planned files, positioned writes, a rename at the end.
 
 The table says beforehand which tensors there will be, so headers are written first and each tensor goes straight to its
-place. No more than the piece at hand is in memory, and tensors may come in any order.
+extent. No more than the block at hand is in memory, and tensors may come in any order.
 """
 
 from __future__ import annotations
@@ -17,49 +17,49 @@ from megatron_eureka.checkpoints.companions import copy_companions
 from megatron_eureka.checkpoints.conversion import clear_errors
 from megatron_eureka.checkpoints.files import OpenFiles, write_at
 from megatron_eureka.checkpoints.hf_files import INDEX, SINGLE
-from megatron_eureka.checkpoints.hf_reader import DTYPES, Place
+from megatron_eureka.checkpoints.hf_reader import DTYPES, TensorExtent
 from megatron_eureka.checkpoints.new_folder import NewFolder
 from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.log import progress
 from megatron_eureka.weights.table import HfTensor, hf_tensors, normalise_hf_name
 
-DEFAULT_SHARD_BYTES = 5 * 10**9
+DEFAULT_FILE_BYTES = 5 * 10**9
 
 
 def plan(
-    tensors: Iterable[HfTensor], dtypes: Mapping[str, torch.dtype], max_shard_bytes: int
-) -> tuple[dict[str, bytes], dict[str, Place]]:
-    """Cut tensors, in order, into files of at most `max_shard_bytes` (a larger tensor has a file of its own).
+    tensors: Iterable[HfTensor], dtypes: Mapping[str, torch.dtype], max_file_bytes: int
+) -> tuple[dict[str, bytes], dict[str, TensorExtent]]:
+    """Cut tensors, in order, into files of at most `max_file_bytes` (a larger tensor has a file of its own).
 
     Returns:
-        The head of each file (length and header), and the place of each tensor.
+        The head of each file (length and header), and the extent of each tensor.
     """
     num_bytes = lambda tensor: torch.Size(tensor.shape).numel() * dtypes[tensor.name].itemsize
-    shards, filled = [[]], 0
+    files, filled = [[]], 0
     for tensor in tensors:
         size = num_bytes(tensor)
-        if shards[-1] and filled + size > max_shard_bytes:
-            shards.append([])
+        if files[-1] and filled + size > max_file_bytes:
+            files.append([])
             filled = 0
-        shards[-1].append(tensor)
+        files[-1].append(tensor)
         filled += size
-    heads, places = {}, {}
-    for index, shard in enumerate(shards):
-        file = SINGLE if len(shards) == 1 else f"model-{index + 1:05d}-of-{len(shards):05d}.safetensors"
+    heads, extents = {}, {}
+    for index, inside in enumerate(files):
+        file = SINGLE if len(files) == 1 else f"model-{index + 1:05d}-of-{len(files):05d}.safetensors"
         header, end = {"__metadata__": {"format": "pt"}}, 0
-        for tensor in shard:
+        for tensor in inside:
             start, end = end, end + num_bytes(tensor)
             dtype = DTYPES[dtypes[tensor.name]]
             header[tensor.name] = {"dtype": dtype, "shape": tensor.shape, "data_offsets": [start, end]}
         text = json.dumps(header).encode()
         text += b" " * (-len(text) % 8)  # the format aligns the data to 8 bytes
         heads[file] = len(text).to_bytes(8, "little") + text
-        for tensor in shard:
+        for tensor in inside:
             entry = header[tensor.name]
             start, end = entry["data_offsets"]
-            place = Place(Path(file), len(heads[file]) + start, end - start, tensor.shape, entry["dtype"])
-            places[tensor.name] = place
-    return heads, places
+            offset = len(heads[file]) + start
+            extents[tensor.name] = TensorExtent(Path(file), offset, end - start, tensor.shape, entry["dtype"])
+    return heads, extents
 
 
 class HfWriter:
@@ -71,7 +71,7 @@ class HfWriter:
         folder: the final name.
         like: Hugging Face folder of the same model, from which all files but the weights are copied.
         dtype: of all tensors, or of each one by name. If it is one, it is put into the config.
-        max_shard_bytes: size from which a further file is begun.
+        max_file_bytes: size from which a further file is begun.
         overwrite, fsync: see `NewFolder`.
     """
 
@@ -80,7 +80,7 @@ class HfWriter:
         folder: str | Path,
         like: str | Path,
         dtype: torch.dtype | Mapping[str, torch.dtype],
-        max_shard_bytes: int = DEFAULT_SHARD_BYTES,
+        max_file_bytes: int = DEFAULT_FILE_BYTES,
         *,
         overwrite: bool = False,
         fsync: bool = True,
@@ -91,18 +91,18 @@ class HfWriter:
         self._all_dtypes = set(self._dtypes.values())
         if not DTYPES.keys() >= self._all_dtypes:
             raise ValueError(f"Weights are written as one of {list(DTYPES)}, got {self._all_dtypes}.")
-        self._heads, self._places = plan(tensors.values(), self._dtypes, max_shard_bytes)
+        self._heads, self._extents = plan(tensors.values(), self._dtypes, max_file_bytes)
         self._new = NewFolder(folder, file_bytes=self.file_bytes, overwrite=overwrite, fsync=fsync)
         self._new.check()
-        self._arrived = dict.fromkeys(self._places, 0)  # bytes
+        self._arrived = dict.fromkeys(self._extents, 0)  # bytes
         self._files = OpenFiles(os.O_WRONLY | os.O_CREAT)
 
     @property
     def file_bytes(self) -> dict[str, int]:
         """Size of each file of weights."""
         sizes = {name: len(head) for name, head in self._heads.items()}
-        for place in self._places.values():
-            sizes[place.file.name] += place.num_bytes
+        for extent in self._extents.values():
+            sizes[extent.file.name] += extent.num_bytes
         return sizes
 
     def __enter__(self) -> HfWriter:
@@ -116,33 +116,33 @@ class HfWriter:
         return self
 
     def write(self, name: str, tensor: torch.Tensor) -> None:
-        """Put a full tensor in its place, cast to the folder's dtype.
+        """Write a full tensor, cast to the folder's dtype.
 
         Raises:
             ValueError: the name is unknown or came before, or the shape is not the model's.
         """
         name = normalise_hf_name(name)
-        place = self._places.get(name)
-        if place is None:
+        extent = self._extents.get(name)
+        if extent is None:
             raise ValueError(f"{name!r} of shape {list(tensor.shape)} is no tensor of the model in {self.like}.")
-        if tuple(tensor.shape) != place.shape:
+        if tuple(tensor.shape) != extent.shape:
             raise ValueError(
-                f"{name!r} has shape {list(tensor.shape)}, expected {list(place.shape)} as in {self.like}."
+                f"{name!r} has shape {list(tensor.shape)}, expected {list(extent.shape)} as in {self.like}."
             )
         data = tensor.detach().to("cpu", self._dtypes[name]).contiguous().flatten().view(torch.uint8)
         self.write_bytes(name, 0, memoryview(data.numpy()))
 
     def write_bytes(self, name: str, start: int, data: memoryview) -> None:
-        """Put a piece of a tensor, in its dtype, at byte `start`; the pieces of one tensor come in order.
+        """Write a block of a tensor, in its dtype, at byte `start`; the blocks of one tensor come in order.
 
         Raises:
-            ValueError: the piece came before.
+            ValueError: the block came before.
         """
-        place, arrived = self._places[name], self._arrived[name]
+        extent, arrived = self._extents[name], self._arrived[name]
         if start < arrived:
             raise ValueError(f"{name!r} came twice; each tensor is written once.")
-        assert start == arrived and start + len(data) <= place.num_bytes, f"{name}: bytes {start}, {len(data)} of them"
-        write_at(self._files.descriptor(self._new.path / place.file), data, place.offset + start)
+        assert start == arrived and start + len(data) <= extent.num_bytes, f"{name}: bytes {start}, {len(data)} of them"
+        write_at(self._files.descriptor(self._new.path / extent.file), data, extent.offset + start)
         self._arrived[name] += len(data)
 
     def __exit__(self, kind, error, trace) -> None:
@@ -159,9 +159,9 @@ class HfWriter:
         self._new.__exit__(type(error) if error else None, error, None)
 
     def _finish(self) -> None:
-        missing = [name for name, place in self._places.items() if self._arrived[name] < place.num_bytes]
+        missing = [name for name, extent in self._extents.items() if self._arrived[name] < extent.num_bytes]
         if missing:
-            raise ValueError(f"{len(missing)} of {len(self._places)} tensors never came, among them {missing[:5]}.")
+            raise ValueError(f"{len(missing)} of {len(self._extents)} tensors never came, among them {missing[:5]}.")
         one_dtype = next(iter(self._all_dtypes)) if len(self._all_dtypes) == 1 else None
         copy_companions(self.like, self._new.path, one_dtype)
         self._write_index()
@@ -169,8 +169,8 @@ class HfWriter:
     def _write_index(self) -> None:
         if len(self._heads) == 1:
             return
-        total = sum(place.num_bytes for place in self._places.values())
-        weight_map = {name: str(place.file) for name, place in self._places.items()}
+        total = sum(extent.num_bytes for extent in self._extents.values())
+        weight_map = {name: str(extent.file) for name, extent in self._extents.items()}
         text = json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=2)
         (self._new.path / INDEX).write_text(text, encoding="utf-8")
 
@@ -181,7 +181,7 @@ def save_hf(
     like: str | Path,
     *,
     dtype: torch.dtype | None = None,
-    max_shard_bytes: int = DEFAULT_SHARD_BYTES,
+    max_file_bytes: int = DEFAULT_FILE_BYTES,
 ) -> None:
     """Write a Hugging Face folder from a stream of full tensors.
 
@@ -191,7 +191,7 @@ def save_hf(
         like: folder of the same model; its config, tokenizer, processor, generation config and chat template are
             copied, with `dtype` put into the config.
         dtype: of the files; by default that of the first tensor.
-        max_shard_bytes: size from which a further file is begun.
+        max_file_bytes: size from which a further file is begun.
 
     Raises:
         ValueError: the target exists; a tensor is unknown, misshapen, missing or came twice.
@@ -202,7 +202,7 @@ def save_hf(
     first = next(stream, None)
     if first is None:
         raise ValueError(f"No tensors to write to {folder}.")
-    with clear_errors(Path(folder)), HfWriter(folder, like, dtype or first[1].dtype, max_shard_bytes) as writer:
+    with clear_errors(Path(folder)), HfWriter(folder, like, dtype or first[1].dtype, max_file_bytes) as writer:
         writer.write(*first)
         for name, tensor in stream:
             writer.write(name, tensor)

@@ -1,7 +1,7 @@
-"""What a Megatron checkpoint stores: the full tensors of `torch_dist`, and which ranges of them a rank holds.
+"""What a Megatron checkpoint stores: the full tensors of `torch_dist`, and which cuts of them a rank holds.
 
 Megatron-Core's distributed checkpoint knows no tensor-parallel size: it stores each parameter as it would be on a
-single rank, with the decoder layers stacked along a leading dim, and a rank reads the ranges that are its own. All of
+single rank, with the decoder layers stacked along a leading dim, and a rank reads the cuts that are its own. All of
 it follows from the table: the tensor of a single rank is `cuts(rule, 0, 1)`.
 """
 
@@ -27,10 +27,10 @@ _LAYER_MODULES = (
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor of a checkpoint, or one layer's part of a stacked one."""
+    """A tensor of a checkpoint, or one layer of a stacked one."""
 
     key: str  # Megatron-Core's, without a layer number
-    layer: int | None  # place on the leading dim; None: not stacked
+    layer: int | None  # index on the leading dim; None: not stacked
     shape: tuple[int, ...]  # without the leading dim
 
     @property
@@ -42,9 +42,9 @@ class Stored:
         """Shape in the checkpoint."""
         return self.shape if self.layer is None else (num_layers, *self.shape)
 
-    def stacked(self, box: tuple[int, ...], leading: int) -> tuple[int, ...]:
-        """Offsets or sizes within one layer, with the entry of the leading dim in front where there is one."""
-        return box if self.layer is None else (leading, *box)
+    def stacked(self, numbers: tuple[int, ...], leading: int) -> tuple[int, ...]:
+        """Starts or sizes of a box within one layer, with that of the leading dim in front where there is one."""
+        return numbers if self.layer is None else (leading, *numbers)
 
 
 def stored_tensor(rule: Rule) -> Stored:
@@ -70,29 +70,29 @@ def extra_state_keys(num_layers: int) -> Iterator[str]:
 
 
 def stored_cuts(rule: Rule, tp_rank: int = 0, tp_size: int = 1) -> tuple[Cut, ...]:
-    """The cuts of a tensor-parallel rank, `Cut.offset` being the place in the stored tensor."""
+    """The cuts of a tensor-parallel rank, `Cut.offset` being that in the stored tensor."""
     whole = cuts(rule, 0, 1)
 
-    def place(cut: Cut) -> int:
+    def offset(cut: Cut) -> int:
         around = next(w for w in whole if w.source == cut.source and w.start <= cut.start < w.start + w.size)
-        assert cut.start + cut.size <= around.start + around.size, f"{rule.name}: {cut} crosses the end of a block"
+        assert cut.start + cut.size <= around.start + around.size, f"{rule.name}: {cut} crosses the end of a group"
         return around.offset + cut.start - around.start
 
-    return tuple(replace(cut, offset=place(cut)) for cut in cuts(rule, tp_rank, tp_size))
+    return tuple(replace(cut, offset=offset(cut)) for cut in cuts(rule, tp_rank, tp_size))
 
 
-def regions(rule: Rule, tp_rank: int, tp_size: int) -> Iterator[tuple[Cut, ...]]:
-    """A rank's cuts in groups that are each one range of the stored tensor, without a gap in it.
+def adjacent_cuts(rule: Rule, tp_rank: int, tp_size: int) -> Iterator[tuple[Cut, ...]]:
+    """A rank's cuts, together as long as they follow one another in the stored tensor without a gap.
 
-    Gate and up are two ranges even where they touch, for Megatron-Core loads them one by one.
+    Gate and up are apart even where they touch, for Megatron-Core loads them one by one.
     """
-    group: list[Cut] = []
+    together: list[Cut] = []
     for cut in stored_cuts(rule, tp_rank, tp_size):
-        if group and (rule.groups is None or cut.offset != group[-1].offset + group[-1].size):
-            yield tuple(group)
-            group = []
-        group.append(cut)
-    yield tuple(group)
+        if together and (rule.groups is None or cut.offset != together[-1].offset + together[-1].size):
+            yield tuple(together)
+            together = []
+        together.append(cut)
+    yield tuple(together)
 
 
 def pipeline_stage(rule: Rule, num_layers: int, pp_size: int, vpp_size: int) -> int:

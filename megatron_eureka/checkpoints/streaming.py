@@ -65,11 +65,11 @@ class Streamer:
         read: ReadRows,
         where: object = "",
     ) -> Iterator[tuple[int, memoryview]]:
-        """Read rows in blocks, cast them, and take them into the tensor's hashes; ranges of one tensor come in order.
+        """Read rows in blocks, cast them, and take them into the tensor's hashes; those of one tensor come in order.
 
         Args:
             name: of the tensor.
-            rows: a range of its rows.
+            rows: those of a cut.
             row_elements: elements of a row.
             dtypes: of what `read` gives, and of what is wanted.
             where: file, for messages.

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from operator import attrgetter
 from pathlib import Path
 
 import torch
 
 from megatron_eureka.checkpoints.companions import check_same_model, read_description, warn_of_companions
 from megatron_eureka.checkpoints.conversion import Conversion, clear_errors, hash_tensors, refuse_other_hash
-from megatron_eureka.checkpoints.hf_writer import DEFAULT_SHARD_BYTES, HfWriter
+from megatron_eureka.checkpoints.hf_writer import DEFAULT_FILE_BYTES, HfWriter
 from megatron_eureka.checkpoints.new_folder import check_apart
 from megatron_eureka.checkpoints.stored import stored_cuts, stored_rules, stored_tensor
 from megatron_eureka.checkpoints.streaming import ReadRows, Streamer, default_workers
@@ -18,6 +19,7 @@ from megatron_eureka.checkpoints.torch_dist_reader import TorchDistReader
 from megatron_eureka.config.model_folder import find_model_folder
 from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.log import ByteProgress
+from megatron_eureka.weights.layout import Cut
 from megatron_eureka.weights.table import HfTensor, Rule, hf_tensors
 
 
@@ -29,7 +31,7 @@ def megatron_to_hf(
     dtype: torch.dtype | None = None,
     workers: int | None = None,
     check_finite: bool = True,
-    max_shard_bytes: int = DEFAULT_SHARD_BYTES,
+    max_file_bytes: int = DEFAULT_FILE_BYTES,
     overwrite: bool = False,
     fsync: bool = False,
     dry_run: bool = False,
@@ -44,7 +46,7 @@ def megatron_to_hf(
         hf: the folder, which appears under this name when it is whole.
         like: Hugging Face folder of the same model, for config, tokenizer, processor and generation config; by
             default those inside the checkpoint.
-        max_shard_bytes: size from which a further file is begun.
+        max_file_bytes: size from which a further file is begun.
         dtype, workers, check_finite, overwrite, fsync, dry_run: as in `hf_to_megatron`.
 
     Raises:
@@ -59,7 +61,7 @@ def megatron_to_hf(
     check_apart(megatron, hf)
     found = {source.name: reader.dtype(stored_tensor(rule)) for rule in rules for source in rule.sources}
     wanted = dict.fromkeys(tensors, dtype) if dtype else found
-    writer = HfWriter(hf, like, wanted, max_shard_bytes, overwrite=overwrite, fsync=fsync)
+    writer = HfWriter(hf, like, wanted, max_file_bytes, overwrite=overwrite, fsync=fsync)
     warn_of_companions(like)
     if dry_run:
         return Conversion(hf, len(tensors), writer.file_bytes)
@@ -101,18 +103,18 @@ def stored_rows(
     """
     stored, row_elements = stored_tensor(rule), _row_elements(source)
     file = f"in {reader.file_of(stored)}"
-    for first, size, place in _row_ranges(rule, source):
-        read: ReadRows = lambda row, target, shift=place - first: reader.read_rows(stored, row + shift, target)
-        dtypes = (reader.dtype(stored), dtype)
-        yield from streamer.blocks(source.name, range(first, first + size), row_elements, dtypes, read, file)
+    dtypes = (reader.dtype(stored), dtype)
+    for cut in _row_cuts(rule, source):
+        read: ReadRows = lambda row, target, shift=cut.offset - cut.start: reader.read_rows(stored, row + shift, target)
+        rows = range(cut.start, cut.start + cut.size)
+        yield from streamer.blocks(source.name, rows, row_elements, dtypes, read, file)
 
 
-def _row_ranges(rule: Rule, source: HfTensor) -> list[tuple[int, int, int]]:
-    """(first row, number of rows, row in the stored tensor) of each range of a source, in order."""
+def _row_cuts(rule: Rule, source: HfTensor) -> list[Cut]:
+    """The cuts of a source along its rows, in order, with their offsets in the stored tensor."""
     if rule.tp_dim == 1:  # cut along columns: on a single rank it is the tensor as it is
-        return [(0, source.shape[0], 0)]
-    cuts = [cut for cut in stored_cuts(rule) if cut.source == source]
-    return sorted((cut.start, cut.size, cut.offset) for cut in cuts)
+        return [Cut(source, 0, source.shape[0], 0)]
+    return sorted((cut for cut in stored_cuts(rule) if cut.source == source), key=attrgetter("start"))
 
 
 def _row_elements(source: HfTensor) -> int:

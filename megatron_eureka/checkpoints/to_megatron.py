@@ -19,7 +19,7 @@ from megatron_eureka.checkpoints.keys import check_hf_keys
 from megatron_eureka.checkpoints.new_folder import NewFolder, check_apart
 from megatron_eureka.checkpoints.stored import stored_rules, stored_tensor
 from megatron_eureka.checkpoints.streaming import BLOCK_BYTES, Streamer, default_workers
-from megatron_eureka.checkpoints.torch_dist import StoredChunk, empty_object, write_index
+from megatron_eureka.checkpoints.torch_dist import StoredBox, empty_object, write_index
 from megatron_eureka.config.checks import check_model_layout
 from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.config.schema import Parallel
@@ -73,15 +73,15 @@ def hf_to_megatron(
     warn_of_companions(hf)
     if dry_run:
         return Conversion(megatron, len(tensors), plan.file_bytes)
-    begin, num_bytes = time.monotonic(), sum(reader.place(name).num_bytes for name in tensors)
+    begin, num_bytes = time.monotonic(), sum(reader.extent(name).num_bytes for name in tensors)
     with clear_errors(megatron), new, ByteProgress(f"{hf.name} to Megatron", num_bytes) as progress:
         streamer = Streamer(workers or default_workers(), progress, check_finite=check_finite)
-        _write_chunks(reader, plan, new.path, streamer)
+        _write_boxes(reader, plan, new.path, streamer)
         weights_hash = hash_tensors(tensors, stored, streamer.hashes())
         source_hash = hash_tensors(tensors, found, streamer.hashes(read=True))
         layout = {"tp": tp, "pp": pp, "vpp": vpp}
         describe(new.path, hf, layout=layout, dtype=dtype, weights_hash=weights_hash, source_hash=source_hash)
-        write_index(new.path, plan.chunks, plan.shapes, plan.objects)
+        write_index(new.path, plan.boxes, plan.shapes, plan.objects)
     return Conversion(megatron, len(tensors), plan.file_bytes, time.monotonic() - begin, weights_hash)
 
 
@@ -107,8 +107,8 @@ def _check_second_head(reader: HfReader, info: ModelInfo) -> None:
     head = "lm_head.weight"
     if not info.tied or head not in reader.names:
         return
-    places = [reader.place(name) for name in (EMBEDDING, head)]
-    same, size = len({(place.shape, place.dtype) for place in places}) == 1, places[0].num_bytes
+    extents = [reader.extent(name) for name in (EMBEDDING, head)]
+    same, size = len({(extent.shape, extent.dtype) for extent in extents}) == 1, extents[0].num_bytes
     blocks = [bytearray(BLOCK_BYTES), bytearray(BLOCK_BYTES)]
     for start in range(0, size if same else 0, BLOCK_BYTES):
         for name, block in zip((EMBEDDING, head), blocks, strict=True):
@@ -121,57 +121,53 @@ def _check_second_head(reader: HfReader, info: ModelInfo) -> None:
         )
 
 
-def _write_chunks(reader: HfReader, plan: CheckpointPlan, folder: Path, streamer: Streamer) -> None:
+def _write_boxes(reader: HfReader, plan: CheckpointPlan, folder: Path, streamer: Streamer) -> None:
     files = OpenFiles(os.O_WRONLY | os.O_CREAT)
 
     def work(transfers: Sequence[Transfer]) -> None:
         for transfer in transfers:
-            _fill(reader, transfer, [_Sink(files, folder, chunk) for chunk in transfer.chunks], streamer)
+            _fill(reader, transfer, [_Sink(files, folder, box) for box in transfer.boxes], streamer)
 
     try:
         streamer.run(plan.transfers, work)
-        file, position, _ = next(iter(plan.objects.values()))
-        write_at(files.descriptor(folder / file), memoryview(empty_object()), position)
+        extent = next(iter(plan.objects.values()))
+        write_at(files.descriptor(folder / extent.file), memoryview(empty_object()), extent.offset)
     finally:
         files.close()
 
 
 def _fill(reader: HfReader, transfer: Transfer, sinks: list[_Sink], streamer: Streamer) -> None:
-    dtype = transfer.chunks[0].dtype
-    for cut in transfer.rows:
-        name, place = cut.source.name, reader.place(cut.source.name)
-        read = lambda row, target, name=name, place=place: reader.read_bytes(name, row * place.row_bytes, target)
+    dtype = transfer.boxes[0].dtype
+    for cut in transfer.cuts:
+        name, extent = cut.source.name, reader.extent(cut.source.name)
+        read = lambda row, target, name=name, extent=extent: reader.read_bytes(name, row * extent.row_bytes, target)
         rows = range(cut.start, cut.start + cut.size)
         elements = torch.Size(cut.source.shape[1:]).numel()
-        for _, data in streamer.blocks(name, rows, elements, (reader.dtype(name), dtype), read, f"in {place.file}"):
-            for sink, part in zip(sinks, _columns(data, transfer.chunks, elements), strict=True):
-                sink.write(part)
+        for _, data in streamer.blocks(name, rows, elements, (reader.dtype(name), dtype), read, f"in {extent.file}"):
+            for sink, columns in zip(sinks, _columns(data, transfer.boxes, elements), strict=True):
+                sink.write(columns)
     for sink in sinks:
         sink.finish()
 
 
-def _columns(data: memoryview, chunks: Sequence[StoredChunk], row_elements: int) -> list[memoryview]:
-    """Whole rows, cut along their columns as the chunks are."""
-    if len(chunks) == 1:
+def _columns(data: memoryview, boxes: Sequence[StoredBox], row_elements: int) -> list[memoryview]:
+    """Whole rows, cut along their columns as the boxes are."""
+    if len(boxes) == 1:
         return [data]
-    itemsize = chunks[0].dtype.itemsize
+    itemsize = boxes[0].dtype.itemsize
     table = torch.frombuffer(data, dtype=torch.uint8).view(-1, row_elements * itemsize)
-    parts = table.split([chunk.sizes[-1] * itemsize for chunk in chunks], dim=1)
-    return [memoryview(part.contiguous().flatten().numpy()) for part in parts]
+    columns = table.split([box.sizes[-1] * itemsize for box in boxes], dim=1)
+    return [memoryview(values.contiguous().flatten().numpy()) for values in columns]
 
 
 class _Sink:
-    """A chunk on its way to its file: the head first, bytes as they come, and the tail with their check sum."""
+    """A box on its way to its file: the head first, bytes as they come, and the tail with their check sum."""
 
-    def __init__(self, files: OpenFiles, folder: Path, chunk: StoredChunk) -> None:
-        self._descriptor, self._frame, self._position = (
-            files.descriptor(folder / chunk.file),
-            chunk.frame,
-            chunk.position,
-        )
+    def __init__(self, files: OpenFiles, folder: Path, box: StoredBox) -> None:
+        self._descriptor, self._frame = files.descriptor(folder / box.file), box.frame
         self._arrived, self._checksum = 0, 0
-        write_at(self._descriptor, memoryview(self._frame.head), chunk.position)
-        self._data = chunk.position + len(self._frame.head)
+        write_at(self._descriptor, memoryview(self._frame.head), box.offset)
+        self._data = box.offset + len(self._frame.head)
 
     def write(self, data: memoryview) -> None:
         write_at(self._descriptor, data, self._data + self._arrived)

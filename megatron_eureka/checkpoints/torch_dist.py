@@ -1,8 +1,22 @@
-"""The files of Megatron-Core's `torch_dist` format, written piece by piece instead of from tensors in memory.
+"""The files of Megatron-Core's `torch_dist` format, written block by block instead of from tensors in memory.
 
-`torch.distributed.checkpoint` keeps each chunk of a tensor as one `torch.save` archive inside a `.distcp` file and the
-places of all chunks in a pickled `.metadata`. An archive is a frame that depends on the chunk's shape and dtype alone,
-around the raw bytes; torch itself makes the frame here, and only the check sum of the bytes is filled in later.
+`torch.distributed.checkpoint` keeps each box of a tensor (it says chunk) as one `torch.save` archive inside a `.distcp`
+file, and the extents of all archives in a pickled `.metadata`:
+
+    __0_0.distcp, one for each rank that the files are laid out for; archives without gaps between them
+    +--------------------+--------------------+--------------------+- -
+    | archive of a box   | archive of a box   | archive of a box   |
+    +--------------------+--------------------+--------------------+- -
+                         |<--- its extent --->|
+
+    an archive, a zip file without compression: a frame, made of head and tail, around the raw bytes
+    +---------------------------------+--------------------------+-------------------------------------------+
+    | head: data.pkl (dtype, sizes),  | data/0: the elements of  | tail: CRC-32 of data/0, version,          |
+    | byteorder, header of data/0     | the box, row by row      | directory of the archive (the CRC again)  |
+    +---------------------------------+--------------------------+-------------------------------------------+
+                                      ^ a multiple of 64 bytes from the archive's start
+
+The frame depends on the box's sizes and dtype alone; torch itself makes it here, and only the CRC is filled in later.
 """
 
 from __future__ import annotations
@@ -34,6 +48,8 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
+from megatron_eureka.checkpoints.files import Extent
+
 METADATA = ".metadata"
 PLAIN_OBJECTS = "common.pt"
 BACKEND = {
@@ -52,7 +68,7 @@ class Frame:
     head: bytes
     num_bytes: int  # of the raw data
     tail: bytes
-    checksum_places: tuple[int, ...]  # in the tail: where the CRC-32 of the data belongs
+    checksum_offsets: tuple[int, ...]  # in the tail: where the CRC-32 of the data belongs
 
     @property
     def size(self) -> int:
@@ -61,8 +77,8 @@ class Frame:
     def tail_for(self, checksum: int) -> bytes:
         """The tail with the CRC-32 of the data."""
         tail = bytearray(self.tail)
-        for place in self.checksum_places:
-            struct.pack_into("<I", tail, place, checksum)
+        for offset in self.checksum_offsets:
+            struct.pack_into("<I", tail, offset, checksum)
         return bytes(tail)
 
 
@@ -103,15 +119,15 @@ def data_offset(archive: io.IOBase, record: zipfile.ZipInfo) -> int:
 
 
 @dataclass(frozen=True)
-class StoredChunk:
-    """A box of a stored tensor, and its archive's place in a file."""
+class StoredBox:
+    """A box of a stored tensor, and where its archive begins."""
 
     key: str
-    offsets: tuple[int, ...]
+    starts: tuple[int, ...]
     sizes: tuple[int, ...]
     dtype: torch.dtype
     file: str
-    position: int  # bytes
+    offset: int  # bytes
 
     @property
     def frame(self) -> Frame:
@@ -132,32 +148,30 @@ def _archive(value: object) -> bytes:
 
 def write_index(
     folder: Path,
-    chunks: list[StoredChunk],
+    boxes: list[StoredBox],
     shapes: Mapping[str, tuple[int, ...]],
-    objects: Mapping[str, tuple[str, int, int]],
+    objects: Mapping[str, Extent],
 ) -> None:
     """Write what makes `.distcp` files a checkpoint; Megatron-Core's `metadata.json`, by which it is known, comes last.
 
     Args:
-        chunks: all chunks of all tensors.
+        boxes: of all tensors.
         shapes: of the full tensors, by key.
-        objects: file, position and size of each stored object that is no tensor, by key.
+        objects: extents of what is no tensor, by key.
     """
     tensors: dict[str, TensorStorageMetadata | BytesStorageMetadata] = {}
-    places = {}
-    for chunk in chunks:
-        if chunk.key not in tensors:
-            properties = TensorProperties(dtype=chunk.dtype)
-            tensors[chunk.key] = TensorStorageMetadata(properties, torch.Size(shapes[chunk.key]), [])
-        known = tensors[chunk.key].chunks
-        offsets = torch.Size(chunk.offsets)
-        place = _StorageInfo(chunk.file, chunk.position, chunk.frame.size)
-        places[MetadataIndex(chunk.key, offsets, len(known))] = place
-        known.append(ChunkStorageMetadata(offsets, torch.Size(chunk.sizes)))
-    for key, place in objects.items():
+    archives = {}
+    for box in boxes:
+        if box.key not in tensors:
+            properties = TensorProperties(dtype=box.dtype)
+            tensors[box.key] = TensorStorageMetadata(properties, torch.Size(shapes[box.key]), [])
+        known, starts = tensors[box.key].chunks, torch.Size(box.starts)
+        archives[MetadataIndex(box.key, starts, len(known))] = _StorageInfo(box.file, box.offset, box.frame.size)
+        known.append(ChunkStorageMetadata(starts, torch.Size(box.sizes)))
+    for key, extent in objects.items():
         tensors[key] = BytesStorageMetadata()
-        places[MetadataIndex(key)] = _StorageInfo(*place)
-    metadata = Metadata(tensors, storage_data=places, storage_meta=StorageMeta(save_id=str(uuid.uuid4())))
+        archives[MetadataIndex(key)] = _StorageInfo(extent.file.name, extent.offset, extent.num_bytes)
+    metadata = Metadata(tensors, storage_data=archives, storage_meta=StorageMeta(save_id=str(uuid.uuid4())))
     metadata.version = CURRENT_DCP_VERSION
     (folder / PLAIN_OBJECTS).write_bytes(_archive({}))
     (folder / METADATA).write_bytes(pickle.dumps(metadata))

@@ -21,6 +21,7 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
+from megatron_eureka.checkpoints.files import Extent
 from megatron_eureka.checkpoints.torch_dist import METADATA, data_offset
 
 _STORAGES = {
@@ -32,12 +33,9 @@ MAX_DESCRIPTION_BYTES = 1 << 20  # of a tensor in its archive; they have some 20
 
 
 @dataclass(frozen=True)
-class RawData:
-    """Where the raw bytes of a chunk lie."""
+class DataExtent(Extent):
+    """The raw bytes of a box, inside its archive."""
 
-    file: Path
-    offset: int
-    num_bytes: int
     checksum: int  # CRC-32 as it was written; 0: none
 
 
@@ -92,16 +90,16 @@ def _what_is_wrong(metadata: object) -> str:
     """Why an index cannot be one, by its types: a damaged pickle may build anything. Empty: it can."""
     if not isinstance(metadata, Metadata) or not metadata.storage_data or not metadata.state_dict_metadata:
         return "it lists nothing"
-    for index, place in metadata.storage_data.items():
-        if not isinstance(index, MetadataIndex) or not isinstance(place, _StorageInfo):
+    for index, info in metadata.storage_data.items():
+        if not isinstance(index, MetadataIndex) or not isinstance(info, _StorageInfo):
             return "it has entries of an unknown kind"
-        numbers = (place.offset, place.length, index.index or 0)
+        numbers = (info.offset, info.length, index.index or 0)
         if not all(isinstance(number, int) and number >= 0 for number in numbers):
             return f"its entry of {index.fqn} has no numbers"
         if index.fqn not in metadata.state_dict_metadata:
             return f"it has no description of {index.fqn}"
-        if place.relative_path != Path(place.relative_path).name:
-            return f"it names {place.relative_path!r}, which is no file in the folder"
+        if info.relative_path != Path(info.relative_path).name:
+            return f"it names {info.relative_path!r}, which is no file in the folder"
     for key, item in metadata.state_dict_metadata.items():
         if not isinstance(item, (TensorStorageMetadata, BytesStorageMetadata)):
             return f"its description of {key} is of an unknown kind"
@@ -137,11 +135,11 @@ def _tensor_of(pickled: bytes) -> tuple[str, tuple[int, ...]] | None:
     return (storage, tuple(size)) if offset == 0 and row_major and num_elements == step else None
 
 
-class _Part(io.RawIOBase):
-    """A part of a file as a file of its own (torch's own class for it cannot seek from the end, as `zipfile` does)."""
+class _ExtentFile(io.RawIOBase):
+    """An extent as a file of its own (torch's own class for it cannot seek from the end, as `zipfile` does)."""
 
-    def __init__(self, stream: io.BufferedReader, offset: int, length: int) -> None:
-        self._stream, self._offset, self._length, self._at = stream, offset, length, 0
+    def __init__(self, stream: io.BufferedReader, extent: Extent) -> None:
+        self._stream, self._offset, self._length, self._at = stream, extent.offset, extent.num_bytes, 0
 
     def seekable(self) -> bool:
         return True
@@ -164,37 +162,39 @@ class _Part(io.RawIOBase):
         return len(data)
 
 
-def find_raw_data(file: Path, place: _StorageInfo, sizes: tuple[int, ...], dtype: torch.dtype) -> RawData:
-    """Where the raw bytes of a chunk lie, from the directory of its archive.
+def find_data(archive: Extent, sizes: tuple[int, ...], dtype: torch.dtype) -> DataExtent:
+    """Where the raw bytes of a box lie, from the directory of its archive.
 
     Args:
-        sizes, dtype: of the chunk, by the index.
+        sizes, dtype: of the box, by the index.
 
     Raises:
         ValueError: the archive is damaged, or holds anything but one contiguous tensor of these sizes and this dtype.
     """
     try:
-        with open(file, "rb") as stream:
-            archive = _Part(stream, place.offset, place.length)
-            with zipfile.ZipFile(archive) as directory:
+        with open(archive.file, "rb") as stream:
+            content = _ExtentFile(stream, archive)
+            with zipfile.ZipFile(content) as directory:
                 records = {item.filename.partition("/")[2]: item for item in directory.infolist()}
-            record, found = records["data/0"], _tensor_of(_stored_bytes(archive, records["data.pkl"]))
-            offset = data_offset(archive, record)
+            record, found = records["data/0"], _tensor_of(_stored_bytes(content, records["data.pkl"]))
+            offset = data_offset(content, record)
     except OSError:
         raise
     except Exception as error:  # a damaged archive or pickle may break anywhere, and raise anything
-        raise ValueError(f"{file} is damaged at {place.offset}: {error!r}. Copy the checkpoint again.") from error
+        raise ValueError(
+            f"{archive.file} is damaged at {archive.offset}: {error!r}. Copy the checkpoint again."
+        ) from error
     num_bytes = torch.Size(sizes).numel() * dtype.itemsize
-    inside = record.file_size == num_bytes and offset + num_bytes <= place.length
+    inside = record.file_size == num_bytes and offset + num_bytes <= archive.num_bytes
     if record.compress_type != zipfile.ZIP_STORED or found != (_STORAGES.get(dtype), sizes) or not inside:
         raise ValueError(
-            f"{file} holds {found or 'a tensor with gaps'} at {place.offset}, but by the index it is {list(sizes)} of "
-            f"{dtype}: the files belong to another checkpoint. Copy it again."
+            f"{archive.file} holds {found or 'a tensor with gaps'} at {archive.offset}, but by the index it is "
+            f"{list(sizes)} of {dtype}: the files belong to another checkpoint. Copy it again."
         )
-    return RawData(file, place.offset + offset, num_bytes, record.CRC)
+    return DataExtent(archive.file, archive.offset + offset, num_bytes, record.CRC)
 
 
-def _stored_bytes(archive: _Part, record: zipfile.ZipInfo) -> bytes:
+def _stored_bytes(archive: _ExtentFile, record: zipfile.ZipInfo) -> bytes:
     """A small uncompressed record. `zipfile` would refuse one without a check sum, which torch may leave out.
 
     Raises:
@@ -216,8 +216,8 @@ def check_files(folder: Path, metadata: Metadata) -> None:
         ValueError: naming the first that is not.
     """
     needed: dict[str, int] = defaultdict(int)
-    for place in metadata.storage_data.values():
-        needed[place.relative_path] = max(needed[place.relative_path], place.offset + place.length)
+    for info in metadata.storage_data.values():
+        needed[info.relative_path] = max(needed[info.relative_path], info.offset + info.length)
     for name, size in needed.items():
         file = folder / name
         if not file.is_file():
@@ -230,12 +230,12 @@ def check_files(folder: Path, metadata: Metadata) -> None:
 
 
 def damaged_file(folder: Path) -> Path | None:
-    """The first file with a part whose check sum is not that of its bytes, or that is no archive; reads all of them."""
-    for place in load_metadata(folder / METADATA).storage_data.values():
-        file = folder / place.relative_path
+    """The first file in which an archive is damaged or does not have its check sum; reads all of them."""
+    for info in load_metadata(folder / METADATA).storage_data.values():
+        file = folder / info.relative_path
         with open(file, "rb") as stream:
-            stream.seek(place.offset)
-            content = stream.read(place.length)
+            stream.seek(info.offset)
+            content = stream.read(info.length)
         try:
             if zipfile.ZipFile(io.BytesIO(content)).testzip() is not None:
                 return file

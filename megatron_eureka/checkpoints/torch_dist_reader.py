@@ -1,4 +1,4 @@
-"""Read ranges of tensors from a Megatron checkpoint (`torch_dist`), whoever wrote it and under whatever layout."""
+"""Read rows of tensors from a Megatron checkpoint (`torch_dist`), whoever wrote it and under whatever layout."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from pathlib import Path
 
 import torch
 from isal.isal_zlib import crc32
-from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
-from megatron_eureka.checkpoints.files import OpenFiles, read_exactly
+from megatron_eureka.checkpoints.files import Extent, OpenFiles
 from megatron_eureka.checkpoints.hf_reader import DTYPES
 from megatron_eureka.checkpoints.stored import LAYERS, Stored, extra_state_keys
 from megatron_eureka.checkpoints.torch_dist import METADATA
-from megatron_eureka.checkpoints.torch_dist_index import RawData, check_files, find_raw_data, load_metadata
+from megatron_eureka.checkpoints.torch_dist_index import DataExtent, check_files, find_data, load_metadata
 from megatron_eureka.config.model_folder import checkpoints_inside, sharded_backend
 
 # What a run's checkpoint holds beside the model.
@@ -26,14 +25,14 @@ CHECK_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class _Box:
-    """A chunk, seen from one layer of its tensor."""
+    """A stored box, or what of it belongs to one layer of a stacked tensor."""
 
     starts: tuple[int, ...]
     sizes: tuple[int, ...]
-    place: _StorageInfo
-    chunk: tuple[int, ...]  # sizes of the chunk
+    archive: Extent
+    archive_sizes: tuple[int, ...]  # of the whole stored box
     dtype: torch.dtype
-    skip: int = 0  # elements of earlier layers in the chunk
+    skip: int = 0  # elements of earlier layers in the archive
 
 
 class TorchDistReader:
@@ -41,7 +40,7 @@ class TorchDistReader:
 
     Raises:
         ValueError: the folder is no such checkpoint, its index is damaged, a file is missing or too short, or a tensor
-            is not covered by its chunks exactly once.
+            is not covered by its boxes exactly once.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -59,33 +58,34 @@ class TorchDistReader:
         self.objects = metadata.state_dict_metadata.keys() - self.tensors.keys()
         self._files = OpenFiles()
         self._boxes: dict[tuple[str, int | None], list[_Box]] = defaultdict(list)
-        self._raw: dict[tuple, RawData] = {}
+        self._data: dict[tuple, DataExtent] = {}
         check_files(self.folder, metadata)
         self._index(metadata)
 
     def _index(self, metadata: Metadata) -> None:
-        volumes: dict[str, int] = defaultdict(int)
-        for index, place in metadata.storage_data.items():
+        num_elements: dict[str, int] = defaultdict(int)
+        for index, info in metadata.storage_data.items():
             tensor = self.tensors.get(index.fqn)
             if tensor is None or index.fqn.startswith(RUN_STATE):
                 continue
             chunk = next((c for c in _candidates(tensor, index.index) if c.offsets == index.offset), None)
-            if chunk is None or place.transform_descriptors:
+            if chunk is None or info.transform_descriptors:
                 reason = "is compressed" if chunk else f"has no chunk at {index.offset}"
                 raise ValueError(f"{index.fqn} in {self.folder / METADATA} {reason}, which this reader does not know.")
-            volumes[index.fqn] += chunk.sizes.numel()
-            starts, sizes = tuple(chunk.offsets), tuple(chunk.sizes)
+            num_elements[index.fqn] += chunk.sizes.numel()
+            starts, sizes, dtype = tuple(chunk.offsets), tuple(chunk.sizes), tensor.properties.dtype
+            archive = Extent(self.folder / info.relative_path, info.offset, info.length)
             if index.fqn.startswith(LAYERS) and not index.fqn.removeprefix(LAYERS)[0].isdigit():
                 each = torch.Size(sizes[1:]).numel()
                 for number in range(sizes[0]):
-                    box = _Box(starts[1:], sizes[1:], place, sizes, tensor.properties.dtype, number * each)
+                    box = _Box(starts[1:], sizes[1:], archive, sizes, dtype, number * each)
                     self._boxes[index.fqn, starts[0] + number].append(box)
             else:
-                self._boxes[index.fqn, None].append(_Box(starts, sizes, place, sizes, tensor.properties.dtype))
+                self._boxes[index.fqn, None].append(_Box(starts, sizes, archive, sizes, dtype))
         for key, tensor in self.tensors.items():
-            if not key.startswith(RUN_STATE) and volumes[key] != tensor.size.numel():
+            if not key.startswith(RUN_STATE) and num_elements[key] != tensor.size.numel():
                 raise ValueError(
-                    f"The chunks of {key} in {self.folder} hold {volumes[key]} elements, the tensor "
+                    f"The chunks of {key} in {self.folder} hold {num_elements[key]} elements, the tensor "
                     f"{list(tensor.size)} has {tensor.size.numel()}: parts are missing or stored twice."
                 )
         for (key, _), boxes in self._boxes.items():  # as large together as the tensor, and apart: so they cover it
@@ -136,14 +136,14 @@ class TorchDistReader:
         return self.tensors[self.key_of(stored)].properties.dtype
 
     def file_of(self, stored: Stored) -> Path:
-        """A file that holds a part of the tensor."""
-        return self.folder / self._boxes_of(stored)[0].place.relative_path
+        """A file that holds a box of the tensor."""
+        return self._boxes_of(stored)[0].archive.file
 
     def read_rows(self, stored: Stored, start: int, target: memoryview) -> None:
         """Fill `target` with rows of a tensor from `start` on, as bytes of the stored dtype.
 
         Raises:
-            ValueError: no chunk holds a part of it, or an archive is damaged; the file is named.
+            ValueError: some of it is in no box, or an archive is damaged; the file is named.
         """
         itemsize = self.dtype(stored).itemsize
         width = torch.Size(stored.shape[1:]).numel()
@@ -153,11 +153,11 @@ class TorchDistReader:
             if first < last:
                 columns = torch.Size(box.sizes[1:]).numel()
                 offset = (box.skip + (first - box.starts[0]) * columns) * itemsize
-                part = target[(first - start) * width * itemsize : (last - start) * width * itemsize]
+                rows = target[(first - start) * width * itemsize : (last - start) * width * itemsize]
                 if columns == width:
-                    self._read(box, part, offset)
+                    self._read(box, rows, offset)
                 else:
-                    self._read_columns(box, part, offset, width * itemsize, columns * itemsize)
+                    self._read_columns(box, rows, offset, width * itemsize, columns * itemsize)
                 filled += (last - first) * columns * itemsize
         if filled != len(target):
             raise ValueError(f"No chunk in {self.folder} holds all of rows {start} to {end} of {stored.key_of_layer}.")
@@ -168,40 +168,38 @@ class TorchDistReader:
 
     def _read_columns(self, box: _Box, target: memoryview, offset: int, row_bytes: int, column_bytes: int) -> None:
         rows = len(target) // row_bytes
-        part = bytearray(rows * column_bytes)
-        self._read(box, memoryview(part), offset)
+        block = bytearray(rows * column_bytes)
+        self._read(box, memoryview(block), offset)
         left = box.starts[1] * (column_bytes // box.sizes[1])
         whole = torch.frombuffer(target, dtype=torch.uint8).view(rows, row_bytes)
-        whole[:, left : left + column_bytes] = torch.frombuffer(part, dtype=torch.uint8).view(rows, column_bytes)
+        whole[:, left : left + column_bytes] = torch.frombuffer(block, dtype=torch.uint8).view(rows, column_bytes)
 
     def _read(self, box: _Box, target: memoryview, offset: int) -> None:
-        raw = self._raw_data(box)
-        assert offset + len(target) <= raw.num_bytes, f"{raw} has no {len(target)} bytes at {offset}"
-        read_exactly(self._files.descriptor(raw.file), target, raw.offset + offset, raw.file)
+        self._files.read(self._data_of(box), offset, target)
 
-    def _raw_data(self, box: _Box) -> RawData:
-        """Where a chunk's raw bytes lie; looked up in its archive once."""
-        key = (box.place.relative_path, box.place.offset, box.chunk, box.dtype)
-        if key not in self._raw:
-            self._raw[key] = find_raw_data(self.folder / box.place.relative_path, box.place, box.chunk, box.dtype)
-        return self._raw[key]
+    def _data_of(self, box: _Box) -> DataExtent:
+        """Where a box's raw bytes lie; looked up in its archive once."""
+        key = (box.archive, box.archive_sizes, box.dtype)
+        if key not in self._data:
+            self._data[key] = find_data(*key)
+        return self._data[key]
 
     def check_sums(self, stored: Stored) -> None:
-        """Hold all chunks of a tensor against the check sums that were written with them.
+        """Hold all boxes of a tensor against the check sums that were written with them.
 
         Raises:
             ValueError: one differs; the file is named.
         """
         for box in self._boxes_of(stored):
-            raw, found = self._raw_data(box), 0
-            buffer = memoryview(bytearray(min(CHECK_BYTES, raw.num_bytes)))
-            for offset in range(0, raw.num_bytes, CHECK_BYTES):
-                part = buffer[: min(CHECK_BYTES, raw.num_bytes - offset)]
-                read_exactly(self._files.descriptor(raw.file), part, raw.offset + offset, raw.file)
-                found = crc32(part, found)
-            if raw.checksum not in (found, 0):  # 0: written without one, for torch can leave them out
+            data, found = self._data_of(box), 0
+            buffer = memoryview(bytearray(min(CHECK_BYTES, data.num_bytes)))
+            for start in range(0, data.num_bytes, CHECK_BYTES):
+                block = buffer[: min(CHECK_BYTES, data.num_bytes - start)]
+                self._files.read(data, start, block)
+                found = crc32(block, found)
+            if data.checksum not in (found, 0):  # 0: written without one, for torch can leave them out
                 raise ValueError(
-                    f"{raw.file} is damaged: {stored.key_of_layer} there does not have its check sum. Copy the "
+                    f"{data.file} is damaged: {stored.key_of_layer} there does not have its check sum. Copy the "
                     "checkpoint again."
                 )
 

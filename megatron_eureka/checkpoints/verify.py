@@ -79,7 +79,7 @@ def verify(hf: str | Path, megatron: str | Path, *, workers: int | None = None) 
     check_same_model(info, hf, checkpoint.folder)
     rules, tensors = stored_rules(info), hf_tensors(info)
     checkpoint.check_model([stored_tensor(rule) for rule in rules], info.num_layers)
-    num_bytes = sum(source.place(name).num_bytes for name in tensors)
+    num_bytes = sum(source.extent(name).num_bytes for name in tensors)
     found: dict[str, Difference] = {}
     lock = threading.Lock()
     with clear_errors(Path(megatron), "compared"), ByteProgress("comparing", num_bytes) as progress:
@@ -105,7 +105,7 @@ def _compare(
 ) -> Difference:
     stored = checkpoint.dtype(stored_tensor(rule))
     row_elements = torch.Size(tensor.shape[1:]).numel()
-    row_bytes = source.place(tensor.name).row_bytes
+    row_bytes = source.extent(tensor.name).row_bytes
     result = Difference(tensor.name, torch.Size(tensor.shape).numel())
     for row, data in stored_rows(checkpoint, rule, tensor, streamer, stored):
         num_rows = len(data) // (row_elements * stored.itemsize)
@@ -123,7 +123,7 @@ def _count(result: Difference, expected: torch.Tensor, got: torch.Tensor, row: i
     different = expected.view(bits) != got.view(bits)
     if not result.num_different:
         first = int(different.nonzero()[0]) + row * torch.Size(shape[1:]).numel()
-        result.first = tuple(int(place) for place in torch.unravel_index(torch.tensor(first), shape))
+        result.first = tuple(int(index) for index in torch.unravel_index(torch.tensor(first), shape))
     result.num_different += int(different.sum())
     distance = (expected[different].double() - got[different].double()).abs().max()
     result.largest = max(result.largest, float(distance)) if distance == distance else float("nan")

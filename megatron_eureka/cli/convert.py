@@ -121,7 +121,7 @@ def megatron_to_hf(
             dtype=_dtype(dtype),
             workers=workers,
             check_finite=check_finite,
-            max_shard_bytes=int(shard_gb * 1e9),
+            max_file_bytes=int(shard_gb * 1e9),
             overwrite=overwrite,
             fsync=fsync,
             dry_run=dry_run,

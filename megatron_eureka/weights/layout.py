@@ -29,16 +29,16 @@ def cuts(rule: Rule, tp_rank: int, tp_size: int) -> tuple[Cut, ...]:
     """The cuts that, concatenated, are the parameter of `tp_rank`. The caller has checked that `tp_size` divides."""
     dim = cut_dim(rule)
     if rule.tp_dim is None:
-        blocks, mine = 1, range(1)
+        groups, mine = 1, range(1)
     else:
-        blocks = rule.groups or tp_size
-        assert blocks % tp_size == 0, f"{rule.name}: {blocks} blocks over {tp_size} ranks"
-        mine = range(tp_rank * blocks // tp_size, (tp_rank + 1) * blocks // tp_size)
+        groups = rule.groups or tp_size
+        assert groups % tp_size == 0, f"{rule.name}: {groups} groups over {tp_size} ranks"
+        mine = range(tp_rank * groups // tp_size, (tp_rank + 1) * groups // tp_size)
     result, offset = [], 0
-    for block in mine:
+    for group in mine:
         for source in rule.sources:
-            size = source.shape[dim] // blocks
-            result.append(Cut(source, block * size, size, offset))
+            size = source.shape[dim] // groups
+            result.append(Cut(source, group * size, size, offset))
             offset += size
     return tuple(result)
 
@@ -54,8 +54,8 @@ def shard_shape(rule: Rule, tp_size: int) -> tuple[int, ...]:
 def hf_to_shard(rule: Rule, tensors: Mapping[str, torch.Tensor], tp_rank: int, tp_size: int) -> torch.Tensor:
     """A rank's parameter from full Hugging Face tensors; contiguous, dtype as given."""
     dim = cut_dim(rule)
-    parts = [tensors[cut.source.name].narrow(dim, cut.start, cut.size) for cut in cuts(rule, tp_rank, tp_size)]
-    return torch.cat(parts, dim)
+    taken = [tensors[cut.source.name].narrow(dim, cut.start, cut.size) for cut in cuts(rule, tp_rank, tp_size)]
+    return torch.cat(taken, dim)
 
 
 def shards_to_hf(rule: Rule, shards: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -32,15 +32,22 @@ class HfTensor:
 class Rule:
     """How one Megatron parameter is laid out.
 
-    Along `tp_dim` every source tensor is cut into blocks of equal size, `groups` of them or, by default, one for each
-    tensor-parallel rank. A rank takes consecutive blocks and interleaves the sources block by block: with
-    key-value heads as groups this is Megatron's [q heads of g, k_g, v_g], with one block a rank it is [gate_r; up_r].
+    Along `tp_dim` every source tensor falls into cuts of equal size, one for each of `groups` groups or, by default,
+    for each tensor-parallel rank. A rank takes consecutive groups, and in each a cut of every source: with one group a
+    rank this is [gate_r; up_r]. With a group for each key-value head it is the interleave of Megatron's qkv, here of 4
+    query heads and 2 key-value heads over 2 ranks:
+
+        q_proj, k_proj, v_proj    | q0 | q1 | q2 | q3 |    | k0 | k1 |    | v0 | v1 |
+                                  '-- g 0 --'-- g 1 --'    '-g 0'-g 1'    '-g 0'-g 1'
+
+        linear_qkv                | q0 | q1 | k0 | v0 | q2 | q3 | k1 | v1 |
+                                  '-- group 0, rank 0 --'-- group 1, rank 1 --'
     """
 
     name: str  # Megatron's, Transformer Engine spec
-    sources: tuple[HfTensor, ...]  # in the order in which a block interleaves them
+    sources: tuple[HfTensor, ...]  # in the order in which they stand in a group
     tp_dim: int | None  # dim that tensor parallelism cuts; None: replicated
-    groups: int | None = None  # blocks of each source; None: the tensor-parallel size
+    groups: int | None = None  # cuts of each source; None: the tensor-parallel size
     alias: str | None = None  # the same parameter under Megatron-Core's local spec
     exported: bool = True  # False: a copy of another rule's parameter, which is the one to export
 

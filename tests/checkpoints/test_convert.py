@@ -55,9 +55,9 @@ def test_round_trip_is_exact(model, tmp_path, tp, pp, vpp):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("tp", [1, 2, 4])
-def test_pieces_may_end_anywhere(model, tmp_path, monkeypatch, tp):
-    """Chunks and blocks far smaller than a head: cuts go through groups of heads and through gate and up."""
-    small = partial(checkpoint_plan.plan_checkpoint, max_chunk_bytes=3 * 256 * 4)  # three rows of the hidden size
+def test_boxes_and_blocks_may_end_anywhere(model, tmp_path, monkeypatch, tp):
+    """Boxes and blocks far smaller than a head: cuts go through groups of heads and through gate and up."""
+    small = partial(checkpoint_plan.plan_checkpoint, max_box_bytes=3 * 256 * 4)  # three rows of the hidden size
     monkeypatch.setattr(to_megatron, "plan_checkpoint", small)
     monkeypatch.setattr(streaming, "BLOCK_BYTES", 2 * 256 * 4)
     hf_to_megatron(model, tmp_path / "megatron", tp=tp)
@@ -79,20 +79,20 @@ def test_each_rank_has_one_file_with_what_it_reads(model, tmp_path, tp, pp, vpp)
             for tp_rank in range(1 if rule.tp_dim is None else tp):
                 expected[f"__{tp_rank + tp * stage}_0.distcp"] += torch.Size(shard_shape(rule, tp)).numel() * 4
     found = dict.fromkeys(expected, 0)
-    for index, place, tensor in chunks(tmp_path / "megatron"):
-        found[place.relative_path] += tensor.nbytes
+    for index, archive, tensor in boxes(tmp_path / "megatron"):
+        found[archive.relative_path] += tensor.nbytes
         if tp > 1 and "linear_fc2.weight" in index.fqn:  # cut along columns: each rank's are its own, contiguous
             assert tensor.shape[-1] == info.ffn_size // tp
     assert found == expected
 
 
-def chunks(folder):
+def boxes(folder):
     metadata = pickle.loads((folder / ".metadata").read_bytes())
-    for index, place in metadata.storage_data.items():
+    for index, archive in metadata.storage_data.items():
         if hasattr(metadata.state_dict_metadata[index.fqn], "size"):
-            data = (folder / place.relative_path).read_bytes()[place.offset : place.offset + place.length]
+            data = (folder / archive.relative_path).read_bytes()[archive.offset : archive.offset + archive.length]
             assert zipfile.ZipFile(io.BytesIO(data)).testzip() is None  # the check sums are right
-            yield index, place, torch.load(io.BytesIO(data))
+            yield index, archive, torch.load(io.BytesIO(data))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
@@ -158,7 +158,7 @@ def test_the_dtype_is_set_wherever_the_config_has_one(untied, tmp_path, key):
 
 def test_hash_does_not_depend_on_files_names_or_layout(untied, tmp_path):
     tensors = load_file(untied / "model.safetensors")
-    save_hf(tmp_path / "sharded", sorted(tensors.items(), reverse=True), untied, max_shard_bytes=300_000)
+    save_hf(tmp_path / "sharded", sorted(tensors.items(), reverse=True), untied, max_file_bytes=300_000)
     one = hf_to_megatron(untied, tmp_path / "one")
     two = hf_to_megatron(tmp_path / "sharded", tmp_path / "two", tp=4, workers=1)
     assert one.weights_hash == two.weights_hash

@@ -26,7 +26,7 @@ NORM = "language_model.decoder.final_layernorm.weight"
 def shard(folder):
     """Rewrite a folder as several files with an index."""
     tensors = load_file(folder / "model.safetensors")
-    save_hf(folder.with_name("sharded"), tensors.items(), folder, max_shard_bytes=1_000_000)
+    save_hf(folder.with_name("sharded"), tensors.items(), folder, max_file_bytes=1_000_000)
     shutil.rmtree(folder)
     folder.with_name("sharded").rename(folder)
     return folder / "model.safetensors.index.json"

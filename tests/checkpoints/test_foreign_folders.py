@@ -15,7 +15,7 @@ from tests.checkpoints.refusals import refused, rewrite
 
 def shards_without_index(folder):
     tensors = load_file(folder / "model.safetensors")
-    save_hf(folder.with_name("sharded"), tensors.items(), folder, max_shard_bytes=1_000_000)
+    save_hf(folder.with_name("sharded"), tensors.items(), folder, max_file_bytes=1_000_000)
     shutil.rmtree(folder)
     folder.with_name("sharded").rename(folder)
     (folder / "model.safetensors.index.json").unlink()

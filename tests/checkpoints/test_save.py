@@ -19,22 +19,22 @@ def read_all(folder):
     return {name: tensor for file in folder.glob("*.safetensors") for name, tensor in load_file(file).items()}
 
 
-@pytest.mark.parametrize("max_shard_bytes", [10**9, 300_000])
-def test_folder_equals_its_source(untied, tensors, tmp_path, max_shard_bytes):
+@pytest.mark.parametrize("max_file_bytes", [10**9, 300_000])
+def test_folder_equals_its_source(untied, tensors, tmp_path, max_file_bytes):
     target = tmp_path / "out"
     in_any_order = sorted(tensors.items(), reverse=True)
-    save_hf(target, in_any_order, untied, max_shard_bytes=max_shard_bytes)
+    save_hf(target, in_any_order, untied, max_file_bytes=max_file_bytes)
     written = read_all(target)
     assert written.keys() == tensors.keys()
     assert all(torch.equal(written[name], tensors[name]) for name in tensors)
     check_hf_keys(target, ModelInfo.from_folder(target))
     index = target / "model.safetensors.index.json"
-    assert index.exists() == (max_shard_bytes < 10**9)
+    assert index.exists() == (max_file_bytes < 10**9)
     if index.exists():
         weight_map = json.loads(index.read_text())["weight_map"]
         assert all(name in load_file(target / file) for name, file in weight_map.items())
         largest = max(tensor.numel() * 4 for tensor in tensors.values())
-        assert all(file.stat().st_size < max(max_shard_bytes, largest) + 20_000 for file in target.glob("*.saf*"))
+        assert all(file.stat().st_size < max(max_file_bytes, largest) + 20_000 for file in target.glob("*.saf*"))
     others = {file.name for file in untied.iterdir()} - {"model.safetensors"}
     assert others <= {file.name for file in target.iterdir()}
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -43,7 +43,7 @@ def test_folder_equals_its_source(untied, tensors, tmp_path, max_shard_bytes):
 def test_transformers_loads_what_was_written(untied, tensors, tmp_path):
     from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
-    save_hf(tmp_path / "out", tensors.items(), untied, dtype=torch.bfloat16, max_shard_bytes=300_000)
+    save_hf(tmp_path / "out", tensors.items(), untied, dtype=torch.bfloat16, max_file_bytes=300_000)
     model, report = Qwen2_5_VLForConditionalGeneration.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     assert model.dtype == torch.bfloat16

@@ -44,7 +44,7 @@ SIZES: dict[str, ModelInfo] = {
     "3b": THREE_B,
     "7b": KNOWN_MODELS["Qwen/Qwen2.5-VL-7B-Instruct"],
 }  # fmt: skip
-MAX_SHARD_BYTES = 4 * 10**9  # as the published folders are cut
+MAX_FILE_BYTES = 4 * 10**9  # as the published folders are cut
 FINITE = np.uint16(0xBFFF)  # a bf16 without the highest bit of its exponent
 BLOCK = 1 << 21  # random 64-bit words in memory at once
 COMPARED_BYTES = 16 << 20  # of each of two files in memory at once
@@ -115,10 +115,10 @@ def make_checkpoint(folder: Path, info: ModelInfo, seed: int = 0) -> Path:
             raise ValueError(f"{folder} holds a model of other sizes. Remove it or give another folder.")
         check_hf_keys(folder, info)
         return folder
-    shard_bytes = min(MAX_SHARD_BYTES, num_bytes(info) * 3 // 5)
+    file_bytes = min(MAX_FILE_BYTES, num_bytes(info) * 3 // 5)
     with tempfile.TemporaryDirectory(prefix="random_checkpoint_") as like:
         Path(like, "config.json").write_text(json.dumps(hf_config(info), indent=2) + "\n", encoding="utf-8")
-        save_hf(folder, random_tensors(info, seed), like, dtype=torch.bfloat16, max_shard_bytes=shard_bytes)
+        save_hf(folder, random_tensors(info, seed), like, dtype=torch.bfloat16, max_file_bytes=file_bytes)
     return folder
 
 

@@ -3,6 +3,7 @@
 import json
 from collections import defaultdict
 from itertools import product
+from operator import attrgetter
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from megatron.core.transformer.transformer_layer import get_transformer_layer_of
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from megatron_eureka.checkpoints.checkpoint_plan import MAX_CHUNK_BYTES, plan_checkpoint
+from megatron_eureka.checkpoints.checkpoint_plan import MAX_BOX_BYTES, plan_checkpoint
 from megatron_eureka.checkpoints.stored import pipeline_stage, stored_rules, stored_tensor
 from megatron_eureka.config.checks import check_model_layout
 from megatron_eureka.config.model_info import ModelInfo
@@ -122,21 +123,21 @@ def test_shards_are_megatron_cores(name, tp, tmp_path):
             size = (1,) * (len(shape) - len(size)) + size  # without the dim of layers, there
             expected[key, offset, size] = torch.Size(size).numel()
         found = defaultdict(int)
-        for chunk in plan.chunks:
-            inside = [box for box in expected if box[0] == chunk.key and contains(box, chunk)]
+        for stored in plan.boxes:
+            inside = [box for box in expected if box[0] == stored.key and contains(box, stored)]
             assert len(inside) <= 1
-            if chunk.file == f"__{tp_rank}_0.distcp":
-                assert inside, f"{chunk} is not what rank {tp_rank} reads"
+            if stored.file == f"__{tp_rank}_0.distcp":
+                assert inside, f"{stored} is not what rank {tp_rank} reads"
             for box in inside:
-                found[box] += torch.Size(chunk.sizes).numel()
+                found[box] += torch.Size(stored.sizes).numel()
         assert found == expected
 
 
-def contains(box, chunk) -> bool:
+def contains(box, stored) -> bool:
     _, starts, sizes = box
     return all(
         start <= offset and offset + length <= start + size
-        for start, size, offset, length in zip(starts, sizes, chunk.offsets, chunk.sizes, strict=True)
+        for start, size, offset, length in zip(starts, sizes, stored.starts, stored.sizes, strict=True)
     )
 
 
@@ -148,11 +149,11 @@ def contains(box, chunk) -> bool:
     [pytest.param(name, tp, marks=[] if name == "3B" else [pytest.mark.slow]) for name, tp in MODELS_AND_TP],
 )
 def test_plans_of_whole_models_are_complete(name, tp):
-    """Each element of each tensor lies in one chunk, made of as many elements; no chunk is large, no file has gaps."""
+    """Each element of each tensor lies in one box, made of as many elements; no box is large, no file has gaps."""
     info = info_of(name)
-    check_tensors(plan_checkpoint(info, bf16(info), tp=tp), info, MAX_CHUNK_BYTES)  # tp alone decides on the chunks
-    for pp, vpp in pipelines(info.num_layers):  # and these on their files; large chunks make it quick
-        plan = plan_checkpoint(info, bf16(info), tp=tp, pp=pp, vpp=vpp, max_chunk_bytes=1 << 40)
+    check_tensors(plan_checkpoint(info, bf16(info), tp=tp), info, MAX_BOX_BYTES)  # tp alone decides on the boxes
+    for pp, vpp in pipelines(info.num_layers):  # and these on their files; large boxes make it quick
+        plan = plan_checkpoint(info, bf16(info), tp=tp, pp=pp, vpp=vpp, max_box_bytes=1 << 40)
         assert len(plan.file_bytes) == tp * pp
         check_tensors(plan, info, 1 << 40)
         check_files(plan)
@@ -161,14 +162,14 @@ def test_plans_of_whole_models_are_complete(name, tp):
 def check_tensors(plan, info, max_bytes):
     volumes, boxes = defaultdict(int), set()
     for transfer in (transfer for rule in plan.transfers for transfer in rule):
-        read = sum(cut.size * torch.Size(cut.source.shape[1:]).numel() for cut in transfer.rows)
-        assert read == sum(torch.Size(chunk.sizes).numel() for chunk in transfer.chunks)
-        for chunk in transfer.chunks:
-            assert (chunk.key, chunk.offsets) not in boxes
-            boxes.add((chunk.key, chunk.offsets))
-            volumes[chunk.key] += torch.Size(chunk.sizes).numel()
-            assert chunk.frame.num_bytes <= max_bytes
-            whole = zip(chunk.offsets, chunk.sizes, plan.shapes[chunk.key], strict=True)
+        read = sum(cut.size * torch.Size(cut.source.shape[1:]).numel() for cut in transfer.cuts)
+        assert read == sum(torch.Size(box.sizes).numel() for box in transfer.boxes)
+        for box in transfer.boxes:
+            assert (box.key, box.starts) not in boxes
+            boxes.add((box.key, box.starts))
+            volumes[box.key] += torch.Size(box.sizes).numel()
+            assert box.frame.num_bytes <= max_bytes
+            whole = zip(box.starts, box.sizes, plan.shapes[box.key], strict=True)
             assert all(offset + size <= length for offset, size, length in whole)
     assert volumes == {key: torch.Size(shape).numel() for key, shape in plan.shapes.items()}
     assert sum(volumes.values()) == sum(torch.Size(tensor.shape).numel() for tensor in hf_tensors(info).values())
@@ -176,9 +177,10 @@ def check_tensors(plan, info, max_bytes):
 
 def check_files(plan):
     ends = dict.fromkeys(plan.file_bytes, 0)
-    for chunk in sorted(plan.chunks, key=lambda chunk: chunk.position):
-        assert chunk.position == ends[chunk.file]
-        ends[chunk.file] += chunk.frame.size
-    file, position, size = next(iter(plan.objects.values()))
-    assert position == ends[file]
-    assert plan.file_bytes == ends | {file: position + size}
+    for box in sorted(plan.boxes, key=attrgetter("offset")):
+        assert box.offset == ends[box.file]
+        ends[box.file] += box.frame.size
+    extent = next(iter(plan.objects.values()))
+    file = extent.file.name
+    assert extent.offset == ends[file]
+    assert plan.file_bytes == ends | {file: extent.offset + extent.num_bytes}
