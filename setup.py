@@ -70,6 +70,6 @@ setup(
     cmdclass={"build_py": BuildWithConfigs},
     entry_points={
         "console_scripts": ["megatron-eureka = megatron_eureka.cli:main"],
-        "vllm.general_plugins": ["megatron_eureka = megatron_eureka.rollout.plugin:register"],
+        "vllm.general_plugins": ["megatron_eureka = megatron_eureka.engines.plugin:register"],
     },
 )

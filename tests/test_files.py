@@ -110,7 +110,7 @@ def test_other_failures_stay_what_they_are(tmp_path, error):
 
 
 # Rooms that write beside others in ways of their own: whole folders, or one folder a process.
-OWN_WAYS = {"checkpoints/new_folder.py", "train/checkpoint.py", "train/run_folder.py"}
+OWN_WAYS = {"checkpoints/new_folder.py", "train/checkpoint.py", "runs/folder.py"}
 
 
 def found_in(pattern: str) -> set[str]:

@@ -11,16 +11,17 @@ PACKAGE = Path(__file__).resolve().parents[1] / "megatron_eureka"
 
 FLOORS = [
     {"config", "types", "log", "files", "cpu_wheels"},
-    {"answers", "parallel", "planner", "rl", "weights"},
+    {"answers", "parallel", "planner", "rl", "runs", "weights"},
     {"model", "rewards", "data", "bridge", "checkpoints"},
+    {"engines"},
     {"rollout"},
     {"evaluate"},
     {"train"},
     {"cli", "launch", "report", "__main__"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
-# On floor 0 the files stand beside each other as one room; the faces of floor 6 are put together by the command line.
-TOGETHER = [FLOORS[0], FLOORS[6]]
+# On floor 0 the files stand beside each other as one room; the command line puts the faces of the top floor together.
+TOGETHER = [FLOORS[0], FLOORS[-1]]
 
 HEAVY = {
     "torch": {room for room in FLOOR if FLOOR[room] > 0} - {"answers", "planner", "rewards"} | {"cpu_wheels", "types"},
@@ -28,13 +29,13 @@ HEAVY = {
     "transformers": {"model", "data", "train"},
     "transformer_engine": {"model"},
     "flash_attn": {"model"},
-    "vllm": {"rollout"},
+    "vllm": {"engines"},
     "math_verify": {"answers", "rewards"},
     "scipy": {"evaluate"},
     "openai": {"evaluate"},
 }
 MEGATRON_FILES = {f"checkpoints/{name}.py" for name in ("megatron_loader", "in_process_writer")}  # of that room
-VLLM_FILES = {f"rollout/{name}.py" for name in ("colocated", "cpu_worker", "plugin", "token_mask")}
+VLLM_FILES = {f"engines/{name}.py" for name in ("colocated", "cpu_worker", "plugin", "token_mask")}
 
 
 def room_of(path: Path) -> str:

@@ -21,7 +21,8 @@ from examples.digits.data import corpus, write_data  # noqa: E402
 from examples.digits.model import make_model  # noqa: E402
 from megatron_eureka.evaluate.heldout import Evaluation  # noqa: E402
 from megatron_eureka.evaluate.intervals import paired_difference  # noqa: E402
-from megatron_eureka.report.curves import plot_rewards, read_metrics  # noqa: E402
+from megatron_eureka.report.curves import plot_rewards  # noqa: E402
+from megatron_eureka.runs.metrics_writer import read_metrics  # noqa: E402
 
 DIGITS = ROOT / "configs" / "digits"
 RECIPES = sorted(path.stem for path in (ROOT / "configs" / "recipe").glob("*.yaml"))

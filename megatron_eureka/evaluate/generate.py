@@ -17,6 +17,8 @@ from megatron_eureka.config.schema import Config
 from megatron_eureka.data.images import ImageStore
 from megatron_eureka.data.processor import load_processor
 from megatron_eureka.data.prompts import load_prompts
+from megatron_eureka.engines.options import EngineOptions
+from megatron_eureka.engines.protocol import Engine, Refusal, SamplingOptions, sampling_seed
 from megatron_eureka.evaluate.benchmarks import Benchmark, load_benchmark
 from megatron_eureka.evaluate.plan import Source, sampling, settings, sources, turns
 from megatron_eureka.evaluate.responses import Response, ResponseFile
@@ -26,8 +28,6 @@ from megatron_eureka.parallel import groups
 from megatron_eureka.parallel.layout import Layout
 from megatron_eureka.parallel.main_rank import run_on_main
 from megatron_eureka.rollout.collect import sample_groups
-from megatron_eureka.rollout.options import EngineOptions
-from megatron_eureka.rollout.protocol import Engine, Refusal, SamplingOptions, sampling_seed
 from megatron_eureka.types import Group, Prompt
 
 ALONE_ON_GPU = 0.85  # share of its memory: there is no trainer beside the engine (not yet run on a GPU)
@@ -179,7 +179,7 @@ def _response(name: str, result: Group | Refusal) -> Response:
 
 def _start_engine(config: Config, prompts: Sequence[Prompt]) -> Engine:
     # vLLM takes seconds to import and sets torch's state: only those who generate load it.
-    from megatron_eureka.rollout.colocated import ColocatedEngine
+    from megatron_eureka.engines.colocated import ColocatedEngine
 
     max_images = max([1, *(len(prompt.images) for prompt in prompts)])
     share = max(config.rollout.gpu_memory_utilization, ALONE_ON_GPU)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from megatron_eureka.config.schema import Config
 from megatron_eureka.data.images import ImageStore
+from megatron_eureka.engines.protocol import Engine, Refusal, SamplingOptions
 from megatron_eureka.evaluate.intervals import wilson
 from megatron_eureka.files import write_atomically
 from megatron_eureka.rollout.collect import Scores, sample_groups
-from megatron_eureka.rollout.protocol import Engine, Refusal, SamplingOptions
 from megatron_eureka.types import Prompt
 
 

@@ -11,6 +11,7 @@ import torch.distributed as dist
 
 from megatron_eureka.config.schema import Config
 from megatron_eureka.data.images import ImageStore
+from megatron_eureka.engines.protocol import Engine
 from megatron_eureka.evaluate.benchmarks import Benchmark, load_benchmark
 from megatron_eureka.evaluate.generate import Question, ask, read_questions, write_turns
 from megatron_eureka.evaluate.plan import Source, pass_ks, sampling, sources
@@ -19,7 +20,6 @@ from megatron_eureka.evaluate.scoring import AnswerScorer
 from megatron_eureka.evaluate.summary import summarise
 from megatron_eureka.log import logger
 from megatron_eureka.parallel.main_rank import run_on_main
-from megatron_eureka.rollout.protocol import Engine
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from megatron_eureka.config.schema import Config, Evaluation
+from megatron_eureka.engines.protocol import SamplingOptions
 from megatron_eureka.evaluate.benchmarks import BENCHMARKS, Benchmark
 from megatron_eureka.evaluate.item import BenchmarkItem
-from megatron_eureka.rollout.protocol import SamplingOptions
 
 HASHED_BYTES = 1 << 20  # of each weight file's beginning and end; config.json and the like whole
 

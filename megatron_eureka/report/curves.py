@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from megatron_eureka.evaluate.heldout import Evaluation
-
-
-def read_metrics(run_folder: Path) -> list[dict]:
-    """The lines of metrics.jsonl, in order."""
-    return [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text("utf-8").splitlines()]
+from megatron_eureka.runs.metrics_writer import read_metrics
 
 
 def heldout_bands(run_folder: Path) -> list[tuple[int, float, float]]:

@@ -129,15 +129,7 @@ def merge_totals(parts: Sequence[dict[str, float]]) -> dict[str, float]:
 
 
 def correction_metrics(totals: dict[str, float]) -> dict[str, float]:
-    """`rollout_corr/*` from sums over the tokens that are measured.
-
-    kl is the mean of engine - trainer over tokens drawn by the engine and k3_kl its non-negative estimator; chi2_token
-    and chi2_seq are the mean squared ratio of tokens and responses, less one; ess the share of effective samples under
-    the tokens' ratios; probs_diff_* and logprob_diff_mean absolute differences of probabilities and log-probs;
-    *_log_ppl means over responses of the negative mean log-prob; is_* the importance weights in use, is_truncated the
-    share of them at the cap; rejected_tokens the share of tokens, rejected_samples that of responses of which nothing
-    is left.
-    """
+    """`rollout_corr/*` from sums over the tokens that are measured; docs/metrics.md says what each is."""
     tokens, samples = max(totals["tokens"], 1.0), max(totals["samples"], 1.0)
     metrics = {
         "kl": totals["log_ratio"] / tokens,

@@ -15,11 +15,11 @@ import torch.distributed as dist
 from megatron_eureka.config.schema import Config
 from megatron_eureka.data.images import ImageStore
 from megatron_eureka.data.stream import PromptStream
+from megatron_eureka.engines.protocol import Engine, GenerateRequest, Refusal, SamplingOptions, sampling_seed
 from megatron_eureka.log import logger
 from megatron_eureka.rl.filters import verdict
 from megatron_eureka.rollout.buffer import from_plain, to_plain
 from megatron_eureka.rollout.failures import Failing, told_failures
-from megatron_eureka.rollout.protocol import Engine, GenerateRequest, Refusal, SamplingOptions, sampling_seed
 from megatron_eureka.types import Group, Prompt, Sample
 
 REFILL_MARGIN = 1.25  # drawn for a refill, over what the keep rate says: a further round costs another longest response

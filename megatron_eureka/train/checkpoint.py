@@ -25,8 +25,8 @@ from megatron_eureka.checkpoints.megatron_loader import first_cause, load_sharde
 from megatron_eureka.config.model_folder import find_model_folder
 from megatron_eureka.files import disk_full
 from megatron_eureka.parallel import cpu_shim
+from megatron_eureka.runs.saved_layout import LAYOUT, saved_layout
 from megatron_eureka.train.policy import Policy, torch_adams
-from megatron_eureka.train.run_folder import LAYOUT, saved_layout
 
 # Optimizer shards follow this layout; moving them to another one is a different (slower) form.
 _OPTIMIZER_FORM = {"distrib_optim_sharding_type": "dp_reshardable"}
@@ -111,7 +111,7 @@ def load(policy: Policy, folder: Path) -> dict[str, Any]:
         ValueError: the checkpoint was written under another layout or layer spec, which its optimizer state cannot
             follow yet, or it is damaged.
     """
-    saved_layout(folder).check(policy.layout)
+    saved_layout(folder).check(vars(policy.layout))
     _check_spec(policy, folder)
     _allocate_adam_state(policy)
     with cpu_shim.cuda_method_stays():

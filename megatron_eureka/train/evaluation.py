@@ -15,7 +15,7 @@ def evaluate_if(session: Session, step: int, due: bool) -> None:
     """Evaluate after `step` what has no result yet; a collective over the whole job."""
     if not due:
         return
-    results = session.run.folder.path / "evaluation"
+    results = session.run.folder.evaluation
     lacks = lambda path: not run_on_main(path.exists, for_all=True)
     if session.data.heldout and lacks(results / f"step_{step}.jsonl"):
         _answer_heldout(session, step)
@@ -29,7 +29,7 @@ def _answer_heldout(session: Session, step: int) -> None:
     with engine_turn(session):
         result = evaluate(run.config, session.engine, session.scorer, session.data.store, session.data.heldout)
     if run.is_main:
-        result.write(run.folder.path / "evaluation" / f"step_{step}.jsonl")
+        result.write(run.folder.evaluation / f"step_{step}.jsonl")
         run.writer.write(step, {**result.metrics(), "timing_s/evaluation": time.perf_counter() - started})
         low, high = result.interval("accuracy")
         logger.info(
@@ -41,7 +41,7 @@ def _answer_heldout(session: Session, step: int) -> None:
 def _answer_benchmarks(session: Session, step: int) -> None:
     """Ask the benchmarks as `evaluation` says, and record the results."""
     run, started = session.run, time.perf_counter()
-    target = run.folder.path / "evaluation" / f"step_{step}"
+    target = run.folder.evaluation / f"step_{step}"
     with engine_turn(session):
         metrics = evaluate_benchmarks(run.config, session.engine, session.data.store, session.benchmarks, target)
     if run.is_main:

@@ -13,13 +13,15 @@ from megatron_eureka.parallel.groups import device
 from megatron_eureka.rl.correction import correction_metrics, merge_totals
 from megatron_eureka.rl.step_advantages import StepAdvantages, step_advantages
 from megatron_eureka.rollout.collect import Collected
+from megatron_eureka.runs.metrics import over_updates
+from megatron_eureka.runs.rollouts import write_rollouts
 from megatron_eureka.train.batch import UpdateBatch, cut_into_updates, make_update
 from megatron_eureka.train.engine_check import check_engine
 from megatron_eureka.train.evaluation import evaluate_if
+from megatron_eureka.train.export import export
 from megatron_eureka.train.logprob_passes import Logprobs, kl_by_sample, logprobs_of, old_logprobs
 from megatron_eureka.train.rollout_metrics import (
     advantage_metrics,
-    over_updates,
     performance,
     rollout_metrics,
     throughput,
@@ -167,7 +169,9 @@ def log(
         "grad": f"{metrics['actor/grad_norm']:.2f}",
         "tok/s": f"{metrics['perf/tokens_per_s']:.0f}",
     }
-    run.log_rollouts(step, collected.generated, collected.groups, advantages.values)
+    if run.is_main:
+        file = run.folder.rollouts / f"step_{step}.jsonl"
+        write_rollouts(file, collected.generated, collected.groups, advantages.values)
     run.log(step, metrics, console)
 
 
@@ -199,6 +203,6 @@ def finish(session: Session) -> None:
     evaluate_if(session, last, True)
     save_if(session, last, True)
     if run.config.checkpoint.export:
-        run.tell_export("megatron-eureka eval --model {folder} --benchmark NAME=PATH")
+        export(run, "megatron-eureka eval --model {folder} --benchmark NAME=PATH")
     run.finish()
     session.scorer.close()

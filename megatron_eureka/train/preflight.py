@@ -23,7 +23,8 @@ from megatron_eureka.evaluate.plan import pass_ks, sampling, sources
 from megatron_eureka.parallel.layout import Layout
 from megatron_eureka.rewards.service import check_address
 from megatron_eureka.rewards.user import find_function, try_file
-from megatron_eureka.train.run_folder import RunFolder, saved_layout
+from megatron_eureka.runs.folder import RunFolder
+from megatron_eureka.runs.saved_layout import saved_layout
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ def _run_folder(config: Config, num_ranks: int, name: str) -> Iterator[str]:
     if checkpoint is None or num_ranks % (axes.tp * axes.pp * axes.cp):
         return
     layout = Layout.fill(num_ranks, tp=axes.tp, pp=axes.pp, cp=axes.cp, vpp=axes.vpp)
-    complaint = _complaint(lambda mine: saved_layout(checkpoint).check(mine), layout)
+    complaint = _complaint(lambda mine: saved_layout(checkpoint).check(vars(mine)), layout)
     if complaint:
         yield complaint
 

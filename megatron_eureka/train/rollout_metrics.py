@@ -1,4 +1,4 @@
-"""Numbers of a step that come from its samples, under the field's names."""
+"""Numbers of a step that come from its samples; their names and meanings are in `runs/metric_table.py`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from megatron_eureka.log import logger
 from megatron_eureka.planner.flops import flops_of_rows, peak_flops, tower_flops
 from megatron_eureka.rl.step_advantages import StepAdvantages
 from megatron_eureka.rollout.collect import Collected
-from megatron_eureka.train.metrics import Timers
+from megatron_eureka.runs.timers import Timers
 from megatron_eureka.train.policy import Policy
 from megatron_eureka.types import Group, MicroBatch
 
@@ -24,16 +24,6 @@ COUNTERS = (
     *("filter/kept", "filter/dropped_easy", "filter/dropped_hard", "filter/stale", "filter/buffer"),
     *("rollout/prompts", "rollout/refused", "rollout/rounds"),
 )
-
-
-def over_updates(updates: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Means over a step's updates, of maxima the largest.
-
-    `actor/log_ratio_max/first` is that of the first update: 0 when its old log-probs are this policy's.
-    """
-    pick = lambda name: max if name.endswith("_max") else statistics.fmean
-    metrics = {name: pick(name)([update[name] for update in updates]) for name in updates[0]}
-    return metrics | {"actor/log_ratio_max/first": updates[0]["actor/log_ratio_max"]}
 
 
 def rollout_metrics(collected: Collected, policy_version: int) -> dict[str, float]:

@@ -14,19 +14,19 @@ import torch.distributed as dist
 from megatron_eureka.config.model_folder import find_model_folder
 from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.config.schema import Config
+from megatron_eureka.engines.isolation import set_environment
+from megatron_eureka.engines.options import EngineOptions
+from megatron_eureka.engines.suppress import stop_token_ids, suppressed_token_ids
 from megatron_eureka.evaluate.periodic import OpenBenchmark, open_benchmarks
 from megatron_eureka.log import logger
 from megatron_eureka.rewards.scorer import Scorer
 from megatron_eureka.rollout.collect import Collector
-from megatron_eureka.rollout.isolation import set_environment
-from megatron_eureka.rollout.options import EngineOptions
-from megatron_eureka.rollout.suppress import stop_token_ids, suppressed_token_ids
 from megatron_eureka.train.reference_policy import ReferencePolicy
 from megatron_eureka.train.run import Run
-from megatron_eureka.train.setup import Data, load_data, new_stream, open_folder, open_run, start_job
+from megatron_eureka.train.setup import Data, load_data, new_stream, open_folder, open_run, start_job, start_recording
 
 if TYPE_CHECKING:
-    from megatron_eureka.rollout.colocated import ColocatedEngine
+    from megatron_eureka.engines.colocated import ColocatedEngine
 
 
 @dataclass
@@ -74,13 +74,13 @@ def open_session(config: Config, name: str) -> Session:
         collector.load_state_dict(progress["collector"])
     if progress is not None or not engine.options.from_folder:
         engine.update_weights(run.weight_source, version=progress["policy_version"] if progress else 0)
-    run.open_writer()
+    start_recording(run)
     return session
 
 
 def engine_class() -> type[ColocatedEngine]:
     """Imported when it is asked for: vLLM takes seconds, during which ranks may wait for each other already."""
-    from megatron_eureka.rollout.colocated import ColocatedEngine
+    from megatron_eureka.engines.colocated import ColocatedEngine
 
     return ColocatedEngine
 

@@ -1,14 +1,16 @@
-"""How a run starts: the job is joined, the data are read, the folder is taken, the policy is built."""
+"""How a run starts: the job is joined, the data are read, the folder is taken, the policy built, recording begun."""
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 import torch.distributed as dist
 from megatron.core.process_groups_config import ProcessGroupCollection
@@ -23,9 +25,10 @@ from megatron_eureka.log import logger
 from megatron_eureka.parallel import groups
 from megatron_eureka.parallel.layout import Layout
 from megatron_eureka.parallel.main_rank import run_on_main
+from megatron_eureka.runs.folder import RunFolder
+from megatron_eureka.runs.metrics_writer import MetricsWriter
 from megatron_eureka.train.policy import build_policy
 from megatron_eureka.train.run import Run
-from megatron_eureka.train.run_folder import RunFolder
 from megatron_eureka.types import Prompt
 
 LabelCheck = Callable[[str], str | None]  # gives the reason why a label cannot be verified, or None
@@ -128,3 +131,11 @@ def open_run(
 def new_stream(config: Config, prompts: PromptSet) -> PromptStream:
     """The order of the training prompts."""
     return PromptStream(len(prompts), config.train.seed, config.data.shuffle)
+
+
+def start_recording(run: Run) -> None:
+    """Open the files of metrics, after it is known at which step the run begins."""
+    logger.info("ready after %.0f s", time.time() - psutil.Process().create_time())
+    if run.is_main:
+        options, steps = run.config.logging, run.config.train.steps
+        run.writer = MetricsWriter(run.folder.path, steps, run.step, options.tensorboard, options.wandb_project)

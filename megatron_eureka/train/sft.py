@@ -13,9 +13,10 @@ from megatron_eureka.data.prompts import PromptSet
 from megatron_eureka.log import logger
 from megatron_eureka.rl.reductions import sample_weights
 from megatron_eureka.train.batch import make_rows
+from megatron_eureka.train.export import export
 from megatron_eureka.train.policy import WHOLE, accumulate, step
 from megatron_eureka.train.run import Run
-from megatron_eureka.train.setup import load_data, new_stream, open_folder, open_run, start_job
+from megatron_eureka.train.setup import load_data, new_stream, open_folder, open_run, start_job, start_recording
 from megatron_eureka.train.totals import sum_over_job
 from megatron_eureka.types import MicroBatch
 
@@ -39,7 +40,7 @@ def fine_tune(config: Config, name: str) -> None:
     progress = run.resume()
     if progress is not None:
         stream.load_state_dict(progress["stream"])
-    run.open_writer()
+    start_recording(run)
     for number in run.steps():
         started = time.perf_counter()
         with run.timers("update"):
@@ -51,7 +52,7 @@ def fine_tune(config: Config, name: str) -> None:
             run.save(number, {"stream": stream.state_dict()})
     run.save(config.train.steps, {"stream": stream.state_dict()})
     if config.checkpoint.export:
-        run.tell_export("megatron-eureka train CONFIG model.path={folder}")
+        export(run, "megatron-eureka train CONFIG model.path={folder}")
     run.finish()
 
 

@@ -11,12 +11,12 @@ from safetensors.torch import load_file
 from examples.digits.model import make_model
 from megatron_eureka.bridge import ShardedSource
 from megatron_eureka.checkpoints import export_hf, load_hf, save_hf
-from megatron_eureka.rollout import GenerateRequest, SamplingOptions
+from megatron_eureka.engines import GenerateRequest, SamplingOptions
 from megatron_eureka.weights import hf_tensors
 from tests.bridge.trainers import grid, shards
 from tests.bridge.worker_state import worker_state
+from tests.engines.references import QUESTION, load_reference, make_prompt, noise, reference_logprobs, taken
 from tests.ranks import run_ranks
-from tests.rollout.references import QUESTION, load_reference, make_prompt, noise, reference_logprobs, taken
 
 SEEN, NEW = noise(0), noise(1)
 LONG = QUESTION * 16  # more than a block of the KV cache (128 tokens on CPU), or nothing of it would be reused
@@ -76,7 +76,7 @@ def test_engines_follow_the_trainer(checkpoints, tmp_path, tied, trainer_tp, tra
 
 
 def follow(rank, world, case):
-    from megatron_eureka.rollout.colocated import ColocatedEngine, EngineOptions
+    from megatron_eureka.engines.colocated import ColocatedEngine, EngineOptions
 
     tp_group, pp_group = grid(rank, case.trainer_tp, case.trainer_pp)
     info, parameters = shards(case.first, rank, case.trainer_tp, case.trainer_pp)
@@ -105,14 +105,14 @@ def follow(rank, world, case):
 
 def check_shared_memory(engine):
     """Nothing is left in /dev/shm that a killed job would leave behind, or that another job could stumble over."""
-    from megatron_eureka.rollout import plugin
+    from megatron_eureka.engines import plugin
 
     job = engine._llm.llm_engine.vllm_config.additional_config[plugin.JOB_KEY]
     assert not list(Path("/dev/shm").glob(f"*{job}*"))
 
 
 def start_fresh(rank, world, case):
-    from megatron_eureka.rollout.colocated import ColocatedEngine, EngineOptions
+    from megatron_eureka.engines.colocated import ColocatedEngine, EngineOptions
 
     return worker_state(ColocatedEngine(EngineOptions(str(case.export), tp=case.engine_tp, max_model_tokens=400)))
 
@@ -181,7 +181,7 @@ def test_engine_that_starts_empty_waits_for_weights(checkpoints):
 
 
 def start_empty(rank, world, case):
-    from megatron_eureka.rollout.colocated import ColocatedEngine, EngineOptions
+    from megatron_eureka.engines.colocated import ColocatedEngine, EngineOptions
 
     engine = ColocatedEngine(EngineOptions(str(case.first), max_model_tokens=400, from_folder=False))
     with pytest.raises(RuntimeError, match="has no usable weights"):
@@ -206,7 +206,7 @@ def test_bf16_engine_of_an_fp32_trainer_equals_a_fresh_one(checkpoints):
 
 
 def bf16_state(rank, world, folder, update_from):
-    from megatron_eureka.rollout.colocated import ColocatedEngine, EngineOptions
+    from megatron_eureka.engines.colocated import ColocatedEngine, EngineOptions
 
     engine = ColocatedEngine(EngineOptions(str(folder), dtype="bfloat16", max_model_tokens=256))
     if update_from:

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from megatron_eureka.config.schema import Config
+from megatron_eureka.engines.protocol import SamplingOptions
 from megatron_eureka.evaluate.heldout import Evaluation, Item, evaluate
-from megatron_eureka.rollout.protocol import SamplingOptions
 from tests.ranks import run_ranks
 from tests.rollout.fakes import CountingScorer, Pictures, RecordingEngine, prompt
 

@@ -3,8 +3,8 @@
 import pytest
 
 from megatron_eureka.config.schema import Config
+from megatron_eureka.engines.protocol import SamplingOptions
 from megatron_eureka.evaluate.plan import folder_digest, pass_ks, sampling, sources, turns
-from megatron_eureka.rollout.protocol import SamplingOptions
 from tests.evaluate.items import item
 
 PICTURE = {"type": "image", "image": "/p.png"}

@@ -8,7 +8,8 @@ from PIL import Image
 
 from megatron_eureka.evaluate.heldout import Evaluation, Item
 from megatron_eureka.evaluate.intervals import wilson
-from megatron_eureka.report.curves import heldout_bands, plot_rewards, read_metrics
+from megatron_eureka.report.curves import heldout_bands, plot_rewards
+from megatron_eureka.runs.metrics_writer import read_metrics
 
 # Matplotlib's first three colours, in the order of the curves that are there.
 COLOURS = ((31, 119, 180), (255, 127, 14), (44, 160, 44))

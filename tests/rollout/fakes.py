@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 
+from megatron_eureka.engines.protocol import GenerateRequest, Refusal, SamplingOptions
 from megatron_eureka.rewards.failures import Failures
-from megatron_eureka.rollout.protocol import GenerateRequest, Refusal, SamplingOptions
 from megatron_eureka.types import ImageKey, Prompt, Sample
 
 

@@ -10,9 +10,9 @@ import torch
 
 from megatron_eureka.config.schema import Config, Data
 from megatron_eureka.data.stream import PromptStream
+from megatron_eureka.engines.protocol import Refusal, SamplingOptions, sampling_seed
 from megatron_eureka.log import logger
 from megatron_eureka.rollout.collect import Collector, sample_groups, shuffled_rewards
-from megatron_eureka.rollout.protocol import Refusal, SamplingOptions, sampling_seed
 from megatron_eureka.types import Group, Sample
 from tests.ranks import run_ranks
 from tests.rollout.fakes import CountingScorer, Pictures, RecordingEngine, prompt

@@ -18,7 +18,7 @@ from megatron_eureka.launch import elastic
 def target(where: str):
     """(owner, attribute) of the function in which the fault happens."""
     if where == "generate":
-        from megatron_eureka.rollout.colocated import ColocatedEngine
+        from megatron_eureka.engines.colocated import ColocatedEngine
 
         return ColocatedEngine, "generate"
     if where == "update":
@@ -30,7 +30,7 @@ def target(where: str):
 
         return sft, "fit"
     if where == "vllm":
-        from megatron_eureka.rollout import colocated
+        from megatron_eureka.engines import colocated
 
         return colocated.LLM, "enqueue"
     if where == "save":  # the files are written, the folder does not have its final name yet

@@ -14,8 +14,8 @@ from transformers import AutoTokenizer
 
 from megatron_eureka.checkpoints import hf_to_megatron
 from megatron_eureka.config.load import dump, load_config
+from megatron_eureka.runs.folder import RunFolder
 from megatron_eureka.train.preflight import preflight
-from megatron_eureka.train.run_folder import RunFolder
 from tests.train.runs import ROOT
 
 

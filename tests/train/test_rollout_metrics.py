@@ -9,7 +9,7 @@ from megatron_eureka.config.algorithm import Algorithm
 from megatron_eureka.log import logger
 from megatron_eureka.rl.step_advantages import StepAdvantages
 from megatron_eureka.rollout.collect import Collected
-from megatron_eureka.train.rollout_metrics import advantage_metrics, over_updates, rollout_metrics, warn_of_mismatch
+from megatron_eureka.train.rollout_metrics import advantage_metrics, rollout_metrics, warn_of_mismatch
 from megatron_eureka.types import Group, Prompt, Sample
 
 
@@ -50,15 +50,6 @@ def test_rewards_and_lengths_are_of_what_was_generated_and_ages_of_what_is_train
         "reward/failed/short": 0.25,
     }
     assert metrics == expected
-
-
-def test_updates_give_means_and_the_largest_of_maxima():
-    updates = [{"actor/loss": 1.0, "actor/log_ratio_max": 0.0}, {"actor/loss": 2.0, "actor/log_ratio_max": 0.5}]
-    assert over_updates(updates) == {
-        "actor/loss": 1.5,
-        "actor/log_ratio_max": 0.5,
-        "actor/log_ratio_max/first": 0.0,
-    }
 
 
 def test_advantages_with_and_without_what_is_off():

@@ -105,9 +105,9 @@ def evaluate_folder(model: str, data: str, out: str) -> None:
         port = probe.getsockname()[1]
     rank = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.environ.update(rank)
+    from megatron_eureka.engines.colocated import ColocatedEngine, EngineOptions
     from megatron_eureka.parallel import groups
     from megatron_eureka.rewards.scorer import Scorer
-    from megatron_eureka.rollout.colocated import ColocatedEngine, EngineOptions
     from megatron_eureka.train.setup import load_data, start_job
 
     changes = [f"model.path={model}", f"data.train=[{data}]", f"evaluation.data=[{data}]", "parallel.tp=1"]

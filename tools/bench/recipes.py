@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from examples.digits.demo import LAYOUTS, RECIPES, cold_start, run_rl  # noqa: E402
-from megatron_eureka.report.curves import read_metrics  # noqa: E402
+from megatron_eureka.runs.metrics_writer import read_metrics  # noqa: E402
 from tools.bench.demo_seeds import compare, first_and_last  # noqa: E402
 
 # Beside the recipes: ADORA on the one that it was made for, and the demo's own options.

@@ -6,37 +6,13 @@ import json
 import os
 import shutil
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-
-import yaml
 
 from megatron_eureka.files import only_writer, write_atomically
 from megatron_eureka.log import logger
-from megatron_eureka.parallel.layout import Layout
+from megatron_eureka.runs.changed_options import changed_options
 
 FINISHED = "finished.json"
-LAYOUT = "layout.json"  # in a checkpoint, beside Megatron-Core's files
-# Options that may differ when a run goes on: they change how long it is, what it writes and how fast it is.
-MAY_CHANGE = (
-    "algorithm.correction.alarm",
-    "algorithm.correction.on_mismatch",
-    "checkpoint.",
-    "data.image_cache_mib",
-    "evaluation.",
-    "launch.",
-    "logging.",
-    "parallel.",  # the checkpoint holds its layout and refuses another one itself
-    "reward.on_failure",
-    "reward.timeout_s",
-    "reward.workers",
-    "rollout.gpu_memory_utilization",
-    "rollout.kv_cache_mib",
-    "rollout.max_num_seqs",
-    "rollout.sync_bucket_mib",
-    "train.logprob_chunk_",
-    "train.steps",
-)
 
 
 class RunFolder:
@@ -52,6 +28,7 @@ class RunFolder:
     checkpoints = property(lambda self: self.path / "checkpoints")
     export = property(lambda self: self.path / "export")
     rollouts = property(lambda self: self.path / "rollouts")
+    evaluation = property(lambda self: self.path / "evaluation")
     metrics = property(lambda self: self.path / "metrics.jsonl")
     images = property(lambda self: self.path / ".images")  # resized pictures that memory does not hold, during the run
 
@@ -109,12 +86,7 @@ class RunFolder:
         before = self.path / "config.yaml"
         if self.last_checkpoint() is None or not before.exists():
             return
-        old, new = (_flat(yaml.safe_load(text)) for text in (before.read_text("utf-8"), resolved_config))
-        changed = [
-            f"{name}: {old.get(name)!r} before, {new.get(name)!r} now"
-            for name in sorted(old.keys() | new.keys())
-            if old.get(name) != new.get(name) and not name.startswith(MAY_CHANGE)
-        ]
+        changed = changed_options(before.read_text("utf-8"), resolved_config)
         if changed:
             raise ValueError(
                 f"The run folder {str(self.path)!r} holds checkpoints made under other options: {'; '.join(changed)}. "
@@ -154,7 +126,7 @@ class RunFolder:
             if len(kept) < len(lines):
                 logger.info("resuming after step %d: %d later metric lines are dropped", step, len(lines) - len(kept))
             write_atomically(self.metrics, "".join(line + "\n" for line in kept))
-        for path in [*self.rollouts.glob("step_*"), *(self.path / "evaluation").glob("step_*")]:
+        for path in [*self.rollouts.glob("step_*"), *self.evaluation.glob("step_*")]:
             if int(path.stem.removeprefix("step_")) > step:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         for path in self.checkpoints.glob("*.tmp"):
@@ -170,44 +142,6 @@ class RunFolder:
     def close(self) -> None:
         """Give the folder up."""
         self._held.close()
-
-
-@dataclass(frozen=True)
-class SavedLayout:
-    """The layout that a checkpoint was written under."""
-
-    checkpoint: Path
-    axes: dict[str, int] | None  # None: its file is missing or damaged
-
-    def check(self, mine: Layout) -> None:
-        """Refuse to resume under another one.
-
-        Raises:
-            ValueError: naming both.
-        """
-        if self.axes not in (None, vars(mine)):
-            names = lambda axes: ", ".join(f"{axis} {size}" for axis, size in axes.items())
-            raise ValueError(
-                f"The checkpoint {self.checkpoint} was written by {names(self.axes)}; this run has "
-                f"{names(vars(mine))}. Resume under the same layout, or start another run from its weights, with "
-                f"model.path={self.checkpoint}."
-            )
-
-
-def saved_layout(checkpoint: Path) -> SavedLayout:
-    """Read the layout of a checkpoint."""
-    try:
-        return SavedLayout(checkpoint, dict(json.loads((checkpoint / LAYOUT).read_text("utf-8"))))
-    except (OSError, ValueError, TypeError):
-        return SavedLayout(checkpoint, None)
-
-
-def _flat(tree: dict, prefix: str = "") -> dict:
-    """Nested options by their dotted names."""
-    flat = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
 
 
 def _step_of(line: str) -> int | None:

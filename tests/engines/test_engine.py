@@ -10,11 +10,11 @@ from transformers import AddedToken, AutoTokenizer
 
 from examples.digits.model import make_model
 from megatron_eureka.bridge.source import ShardedSource
+from megatron_eureka.engines import GenerateRequest, Refusal, SamplingOptions
 from megatron_eureka.rewards.format import TAGS
-from megatron_eureka.rollout import GenerateRequest, Refusal, SamplingOptions
 from tests.bridge.trainers import shards
+from tests.engines.references import load_reference, make_prompt, noise, reference_logprobs, taken
 from tests.ranks import run_ranks
-from tests.rollout.references import load_reference, make_prompt, noise, reference_logprobs, taken
 
 IMAGES = noise(0), noise(1, (84, 112))
 TOKENS = 48
@@ -43,7 +43,7 @@ def test_two_engines(folder):
 
 
 def engine_body(rank, world, folder, requests, reference):
-    from megatron_eureka.rollout.colocated import ColocatedEngine, EngineOptions
+    from megatron_eureka.engines.colocated import ColocatedEngine, EngineOptions
 
     torch.manual_seed(5)
     before, set_num_threads = torch.get_rng_state(), torch.set_num_threads
@@ -82,7 +82,7 @@ def test_tags_that_are_special_tokens_are_drawn_and_stay_in_the_text(tmp_path):
 
 
 def tags_body(rank, world, folder, request):
-    from megatron_eureka.rollout.colocated import ColocatedEngine, EngineOptions
+    from megatron_eureka.engines.colocated import ColocatedEngine, EngineOptions
 
     engine = ColocatedEngine(EngineOptions(str(folder), max_model_tokens=400))
     (samples,) = engine.generate([request], SamplingOptions(max_tokens=2 * TOKENS))
@@ -192,7 +192,7 @@ def test_an_engine_that_starts_empty_sees_pictures_as_one_that_loaded_its_weight
 
 
 def start_empty(rank, world, folder, without_weights, requests, reference):
-    from megatron_eureka.rollout.colocated import ColocatedEngine, EngineOptions
+    from megatron_eureka.engines.colocated import ColocatedEngine, EngineOptions
 
     engine = ColocatedEngine(EngineOptions(str(without_weights), max_model_tokens=400, from_folder=False))
     info, parameters = shards(folder, 0, 1, 1)
@@ -206,7 +206,7 @@ def test_engine_needs_a_process_group(folder):
 
 
 def without_group(rank, world, folder):
-    from megatron_eureka.rollout.colocated import ColocatedEngine, EngineOptions
+    from megatron_eureka.engines.colocated import ColocatedEngine, EngineOptions
 
     with pytest.raises(ValueError, match="rollout.tp 2 does not divide the 1 ranks"):
         ColocatedEngine(EngineOptions(str(folder), tp=2))
@@ -232,9 +232,9 @@ def generate_within(rank, world, folder, requests, kv_cache_mib):
     """How often a draw was thrown away after a piece of a prompt, how often a sequence was put back, and the tokens."""
     from vllm.v1.core.sched.scheduler import Scheduler
 
-    from megatron_eureka.rollout.colocated import ColocatedEngine, EngineOptions
-    from megatron_eureka.rollout.cpu_worker import RewindingModelRunner
-    from megatron_eureka.rollout.options import KV_BLOCK_TOKENS
+    from megatron_eureka.engines.colocated import ColocatedEngine, EngineOptions
+    from megatron_eureka.engines.cpu_worker import RewindingModelRunner
+    from megatron_eureka.engines.options import KV_BLOCK_TOKENS
 
     def options(mib, **changes):
         return EngineOptions(str(folder), max_model_tokens=2048, kv_cache_bytes=mib << 20, **changes)

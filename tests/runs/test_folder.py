@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from megatron_eureka.train.run_folder import RunFolder
+from megatron_eureka.runs.folder import RunFolder
 
 OPEN = {"resolved_config": "a: 1\n", "resume": "auto", "overwrite": False}
 
@@ -20,7 +20,7 @@ def make(tmp_path) -> RunFolder:
 def test_a_live_run_is_refused_even_with_overwrite(tmp_path):
     folder = make(tmp_path)
     code = (
-        "from megatron_eureka.train.run_folder import RunFolder\n"
+        "from megatron_eureka.runs.folder import RunFolder\n"
         f"RunFolder({str(tmp_path)!r}, 'run').open('', 'auto', overwrite=True)"
     )
     other = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=60)

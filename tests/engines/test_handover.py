@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from megatron_eureka.rollout import handover
+from megatron_eureka.engines import handover
 
 
 def weights(*sizes):

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from megatron_eureka.files import DiskFull
-from megatron_eureka.train import metrics
+from megatron_eureka.runs import metrics_writer
 
 ALL = [1, 2, 3, 4, 5, 6]
 
@@ -14,7 +14,7 @@ ALL = [1, 2, 3, 4, 5, 6]
 @pytest.fixture
 def said(monkeypatch):
     lines = []
-    monkeypatch.setattr(metrics.logger, "info", lambda form, *values: lines.append(form % values))
+    monkeypatch.setattr(metrics_writer.logger, "info", lambda form, *values: lines.append(form % values))
     return lines
 
 
@@ -22,11 +22,11 @@ def said(monkeypatch):
 def test_off_a_terminal_a_line_every_few_seconds_and_the_first_and_last(
     tmp_path, monkeypatch, said, terminal, few, steps
 ):
-    monkeypatch.setattr(metrics.sys.stderr, "isatty", lambda: terminal, raising=False)
-    monkeypatch.setattr(metrics, "FEW_STEPS", few)
-    writer = metrics.MetricsWriter(tmp_path, 6, 0, tensorboard=False)
+    monkeypatch.setattr(metrics_writer.sys.stderr, "isatty", lambda: terminal, raising=False)
+    monkeypatch.setattr(metrics_writer, "FEW_STEPS", few)
+    writer = metrics_writer.MetricsWriter(tmp_path, 6, 0, tensorboard=False)
     now = [0.0]
-    monkeypatch.setattr(metrics.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(metrics_writer.time, "monotonic", lambda: now[0])
     for step in range(1, 7):
         now[0] += 2.0
         writer.console(step, {"loss": "1"})
@@ -35,14 +35,14 @@ def test_off_a_terminal_a_line_every_few_seconds_and_the_first_and_last(
 
 
 def test_a_line_fits_and_keeps_the_time_left(tmp_path, said):
-    writer = metrics.MetricsWriter(tmp_path, 1, 0, tensorboard=False)
+    writer = metrics_writer.MetricsWriter(tmp_path, 1, 0, tensorboard=False)
     writer.console(1, {"reward": "1.0", "s": "part 1.0 " * 30})
     writer.close()
     assert len(said[0]) == 120 and "1/1 | reward 1.0 | s part" in said[0] and said[0].endswith("... | left 0m00s")
 
 
 def test_a_full_disk_is_named(tmp_path, monkeypatch):
-    writer = metrics.MetricsWriter(tmp_path, 1, 0, tensorboard=False)
+    writer = metrics_writer.MetricsWriter(tmp_path, 1, 0, tensorboard=False)
 
     class Full:
         name = str(tmp_path / "metrics.jsonl")

@@ -10,12 +10,12 @@ from transformers import AddedToken, AutoTokenizer
 
 from examples.digits.model import make_model
 from megatron_eureka.config.schema import Config
+from megatron_eureka.engines import SamplingOptions, sampling_seed, stop_token_ids, suppressed_token_ids
+from megatron_eureka.engines.isolation import torch_state_kept
+from megatron_eureka.engines.manifest import Manifest
+from megatron_eureka.engines.options import EngineOptions
+from megatron_eureka.engines.suppress import end_texts, without_end
 from megatron_eureka.rewards.format import TAGS
-from megatron_eureka.rollout import SamplingOptions, sampling_seed, stop_token_ids, suppressed_token_ids
-from megatron_eureka.rollout.isolation import torch_state_kept
-from megatron_eureka.rollout.manifest import Manifest
-from megatron_eureka.rollout.options import EngineOptions
-from megatron_eureka.rollout.suppress import end_texts, without_end
 
 
 def test_seeds_are_stable_and_differ_in_every_argument():

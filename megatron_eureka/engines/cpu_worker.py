@@ -14,7 +14,7 @@ from vllm.v1.worker import cpu_worker
 from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 from vllm.v1.worker.cpu_worker import CPUWorker
 
-from megatron_eureka.rollout.plugin import JOB_KEY
+from megatron_eureka.engines.plugin import JOB_KEY
 
 
 class RewindingModelRunner(CPUModelRunner):

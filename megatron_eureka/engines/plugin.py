@@ -31,12 +31,12 @@ from vllm.model_executor.model_loader.reload.layerwise import (
 from vllm.model_executor.models import ModelRegistry
 
 from megatron_eureka.cpu_wheels import is_cpu_torch
-from megatron_eureka.rollout.manifest import Manifest
+from megatron_eureka.engines.manifest import Manifest
 
 BACKEND = "megatron_eureka"
 EMPTY = "megatron_eureka_empty"  # load format of an engine whose weights come by an update
 JOB_KEY = "megatron_eureka_job"  # in vLLM's additional_config: a name that no other job on the machine has
-CPU_WORKER = "megatron_eureka.rollout.cpu_worker.CpuWorker"  # by name: only a CPU may import it
+CPU_WORKER = "megatron_eureka.engines.cpu_worker.CpuWorker"  # by name: only a CPU may import it
 ARCHITECTURE = "Qwen2_5_VLForConditionalGeneration"  # as in config.json
 
 

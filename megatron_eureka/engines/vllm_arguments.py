@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from megatron_eureka.config.model_folder import find_model_folder
-from megatron_eureka.rollout.options import EngineOptions
-from megatron_eureka.rollout.plugin import BACKEND, CPU_WORKER, EMPTY, JOB_KEY
-from megatron_eureka.rollout.protocol import GenerateRequest
-from megatron_eureka.rollout.token_mask import TOKEN_MASK, TOKENS_KEY
+from megatron_eureka.engines.options import EngineOptions
+from megatron_eureka.engines.plugin import BACKEND, CPU_WORKER, EMPTY, JOB_KEY
+from megatron_eureka.engines.protocol import GenerateRequest
+from megatron_eureka.engines.token_mask import TOKEN_MASK, TOKENS_KEY
 
 
 def llm_arguments(options: EngineOptions, on_cpu: bool, suppressed: Sequence[int], job: str) -> dict[str, Any]:

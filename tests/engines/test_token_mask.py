@@ -9,13 +9,13 @@ from tests.ranks import run_ranks
 
 
 def masked(rank, world):
-    from megatron_eureka.rollout.isolation import set_environment
+    from megatron_eureka.engines.isolation import set_environment
 
     set_environment(on_cpu=True)
     from vllm.v1.sample.logits_processor import _load_logitsprocs_by_fqcns
     from vllm.v1.worker.gpu.sample.logits_processor.loader import _load_v2_logitsprocs_by_fqcns
 
-    from megatron_eureka.rollout.token_mask import TOKEN_MASK, TOKENS_KEY
+    from megatron_eureka.engines.token_mask import TOKEN_MASK, TOKENS_KEY
 
     config = SimpleNamespace(additional_config={TOKENS_KEY: [1, 4]})
     (first,), (second,) = (load([TOKEN_MASK]) for load in (_load_logitsprocs_by_fqcns, _load_v2_logitsprocs_by_fqcns))

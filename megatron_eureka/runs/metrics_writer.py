@@ -1,46 +1,19 @@
-"""Where numbers go: a JSON line, TensorBoard events and a console line for each step; and what time is spent on."""
+"""Where numbers go: a JSON line, TensorBoard events and a console line for each step."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sys
 import time
-from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 
 from megatron_eureka.files import naming_full_disk
 from megatron_eureka.log import logger
+from megatron_eureka.runs.metrics import check_names
 
 LINE = 120  # columns
 FEW_STEPS = 100  # of a run that says all of them anywhere
 SECONDS_BETWEEN_LINES = 5.0  # off a terminal, where nobody watches steps of a tenth of a second
-
-
-class Timers:
-    """Wall-clock seconds by name, summed until read."""
-
-    def __init__(self):
-        self._seconds: dict[str, float] = defaultdict(float)
-
-    @contextlib.contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._seconds[name] += time.perf_counter() - start
-
-    def seconds(self, name: str) -> float:
-        """Seconds under a name since the last reading."""
-        return self._seconds[name]
-
-    def read(self) -> dict[str, float]:
-        """Seconds since the last reading, as `timing_s/NAME`."""
-        seconds = {f"timing_s/{name}": value for name, value in self._seconds.items()}
-        self._seconds.clear()
-        return seconds
 
 
 class MetricsWriter:
@@ -63,7 +36,13 @@ class MetricsWriter:
             )
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
-        """Record a step's numbers, flushed to the operating system, so that a killed run keeps what it logged."""
+        """Record a step's numbers, flushed to the operating system, so that a killed run keeps what it logged.
+
+        Raises:
+            ValueError: the table of metrics has no such name.
+            DiskFull: there is no room.
+        """
+        check_names(metrics)
         with naming_full_disk(Path(self.file.name)):
             self.file.write(json.dumps({"step": step, **metrics}) + "\n")
             self.file.flush()
@@ -101,6 +80,11 @@ class MetricsWriter:
             self.events.close()
         if self.wandb is not None:
             self.wandb.finish()
+
+
+def read_metrics(run_folder: Path) -> list[dict]:
+    """The lines of a run's metrics.jsonl, in order."""
+    return [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text("utf-8").splitlines()]
 
 
 def _duration(seconds: float) -> str:

@@ -15,7 +15,7 @@ load_general_plugins()
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory as factory
 from vllm.model_executor.models import ModelRegistry
 engine = factory._registry["megatron_eureka"]()
-assert engine.__module__ == "megatron_eureka.rollout.plugin", engine
+assert engine.__module__ == "megatron_eureka.engines.plugin", engine
 model = ModelRegistry.models["Qwen2_5_VLForConditionalGeneration"]
 assert type(model).__name__ == "_RegisteredModel", model  # a class: no fresh interpreter has to look at it
 """
@@ -23,7 +23,7 @@ assert type(model).__name__ == "_RegisteredModel", model  # a class: no fresh in
 
 def test_entry_point():
     (ours,) = [point for point in entry_points(group="vllm.general_plugins") if point.name == "megatron_eureka"]
-    assert ours.value == "megatron_eureka.rollout.plugin:register"
+    assert ours.value == "megatron_eureka.engines.plugin:register"
 
 
 @pytest.mark.slow

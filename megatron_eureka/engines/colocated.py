@@ -17,12 +17,12 @@ import torch.distributed as dist
 
 from megatron_eureka.config.model_folder import find_model_folder
 from megatron_eureka.config.model_info import ModelInfo
+from megatron_eureka.engines.handover import SourceError, guarded, parts
+from megatron_eureka.engines.isolation import set_environment, torch_state_kept
+from megatron_eureka.engines.options import EngineOptions
+from megatron_eureka.engines.protocol import GenerateRequest, Refusal, SamplingOptions, WeightSource
+from megatron_eureka.engines.suppress import end_texts, stop_token_ids, suppressed_token_ids, without_end
 from megatron_eureka.log import progress
-from megatron_eureka.rollout.handover import SourceError, guarded, parts
-from megatron_eureka.rollout.isolation import set_environment, torch_state_kept
-from megatron_eureka.rollout.options import EngineOptions
-from megatron_eureka.rollout.protocol import GenerateRequest, Refusal, SamplingOptions, WeightSource
-from megatron_eureka.rollout.suppress import end_texts, stop_token_ids, suppressed_token_ids, without_end
 from megatron_eureka.types import Sample
 from megatron_eureka.weights import hf_tensors
 
@@ -32,8 +32,8 @@ from vllm import LLM, SamplingParams  # noqa: E402  (reads the environment that 
 from vllm.outputs import CompletionOutput, RequestOutput  # noqa: E402
 from vllm.tokenizers import get_tokenizer  # noqa: E402
 
-from megatron_eureka.rollout.plugin import register  # noqa: E402
-from megatron_eureka.rollout.vllm_arguments import llm_arguments, vllm_prompt  # noqa: E402
+from megatron_eureka.engines.plugin import register  # noqa: E402
+from megatron_eureka.engines.vllm_arguments import llm_arguments, vllm_prompt  # noqa: E402
 
 
 class ColocatedEngine:
