@@ -12,6 +12,11 @@ from typing import TypeVar
 logger = logging.getLogger("megatron_eureka")
 
 
+def is_main_process() -> bool:
+    """Whether this is rank 0, which speaks for the job."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 class _RankPrefix(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         rank = int(os.environ.get("RANK", "0"))
@@ -25,7 +30,7 @@ Item = TypeVar("Item")
 
 def progress(items: Iterable[Item], description: str, total: int | None = None) -> Iterator[Item]:
     """Pass items on, with a progress bar where rank 0 writes to a terminal; plain elsewhere."""
-    if os.environ.get("RANK", "0") != "0" or not sys.stderr.isatty():
+    if not is_main_process() or not sys.stderr.isatty():
         yield from items
         return
     from rich.console import Console
@@ -95,5 +100,5 @@ def setup_logging(level: int = logging.INFO) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_RankPrefix("%(message)s"))
     logger.addHandler(handler)
-    logger.setLevel(level if os.environ.get("RANK", "0") == "0" else max(level, logging.WARNING))
+    logger.setLevel(level if is_main_process() else max(level, logging.WARNING))
     logger.propagate = False

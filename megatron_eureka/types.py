@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from enum import StrEnum
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import torch
@@ -35,20 +36,44 @@ class Prompt:
         return len(self.token_ids)
 
 
+class FinishReason(StrEnum):
+    """Why a response ended."""
+
+    STOP = "stop"  # by an end token or a stop string
+    LENGTH = "length"  # cut off at the limit
+
+
+class VersionSpan(NamedTuple):
+    """Tokens of a response from `start` on, up to the next span, were drawn under one policy."""
+
+    start: int
+    version: int  # number of weight updates the engine had received
+
+
 @dataclass(frozen=True)
 class Sample:
     """One response of the policy, as the engine made it."""
 
     token_ids: tuple[int, ...]  # [response tokens], the stop token included when there was one
     engine_logprobs: tuple[float, ...]  # [response tokens], after temperature; NaN for a token that it did not draw
-    finish_reason: str  # "stop" or "length"
-    policy_version: int  # number of weight updates the engine had received
-    text: str  # decoded response without special tokens
+    finish_reason: FinishReason
+    versions: tuple[VersionSpan, ...]  # the first one starts at 0
+    text: str = ""  # decoded response without special tokens; "" on ranks that neither score nor log it
     rewards: dict[str, float] = field(default_factory=dict)  # by component, and "total"
+    trained: tuple[bool, ...] = ()  # [response tokens] that the loss counts; (): all of them
 
     @property
     def truncated(self) -> bool:
-        return self.finish_reason == "length"
+        return self.finish_reason == FinishReason.LENGTH
+
+    @property
+    def policy_version(self) -> int:
+        """The oldest that drew a token of it."""
+        return min(span.version for span in self.versions)
+
+    @property
+    def num_trained(self) -> int:
+        return sum(self.trained) if self.trained else len(self.token_ids)
 
 
 @dataclass(frozen=True)

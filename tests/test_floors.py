@@ -70,6 +70,8 @@ def test_imports_point_down_and_heavy_libraries_stay_in_their_rooms(path):
             assert room in HEAVY[top], f"{where} imports {name}: not allowed in {room}"
         if top == "megatron" and room == "checkpoints":
             assert where in MEGATRON_FILES, f"{where} imports {name}: converting must do without Megatron-Core"
+        if room == "rollout":
+            assert not name.startswith("torch.distributed"), f"{where} imports {name}: ranks are the engines' business"
         if top == "vllm":
             assert where in VLLM_FILES, f"{where} imports {name}: vLLM belongs in {sorted(VLLM_FILES)}"
 

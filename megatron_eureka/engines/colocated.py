@@ -10,20 +10,30 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 import torch.distributed as dist
 
 from megatron_eureka.config.model_folder import find_model_folder
 from megatron_eureka.config.model_info import ModelInfo
+from megatron_eureka.engines import dealing
 from megatron_eureka.engines.handover import SourceError, guarded, parts
 from megatron_eureka.engines.isolation import set_environment, torch_state_kept
 from megatron_eureka.engines.options import EngineOptions
-from megatron_eureka.engines.protocol import GenerateRequest, Refusal, SamplingOptions, WeightSource
+from megatron_eureka.engines.protocol import (
+    GenerateRequest,
+    Images,
+    OnGroup,
+    Refusal,
+    SamplingOptions,
+    Timer,
+    Value,
+    WeightSource,
+)
 from megatron_eureka.engines.suppress import end_texts, stop_token_ids, suppressed_token_ids, without_end
 from megatron_eureka.log import progress
-from megatron_eureka.types import Sample
+from megatron_eureka.types import FinishReason, Group, Prompt, Sample, VersionSpan
 from megatron_eureka.weights import hf_tensors
 
 set_environment(on_cpu=not torch.cuda.is_available())
@@ -37,17 +47,20 @@ from megatron_eureka.engines.vllm_arguments import llm_arguments, vllm_prompt  #
 
 
 class ColocatedEngine:
-    """The engine that this rank belongs to; see `protocol.Engine`. Build it on all ranks together.
+    """The engines of a job, seen from a rank of one of them; see `protocol.Engine`. Build it on all ranks together.
+
+    Args:
+        images: of the prompts that `sample` will be asked; None where they have none.
 
     Raises:
         ValueError: torch.distributed is not initialised, or the engine's size does not divide the world.
         RuntimeError: vLLM failed; the message names the engine and the rank.
     """
 
-    def __init__(self, options: EngineOptions) -> None:
+    def __init__(self, options: EngineOptions, images: Images | None = None) -> None:
         world = _world_size(options.tp)
         rank = dist.get_rank()
-        self.options = options
+        self.options, self._images = options, images
         self.engine_index, self.num_engines = rank // options.tp, world // options.tp
         self.policy_version = 0
         self._rank, self._on_cpu = rank, not torch.cuda.is_available()
@@ -56,7 +69,9 @@ class ColocatedEngine:
         self._info = ModelInfo.from_folder(options.model)
         tokenizer = get_tokenizer(find_model_folder(options.model).hf)
         stop_ids = stop_token_ids(find_model_folder(options.model).hf, tokenizer)
-        self.suppressed = suppressed_token_ids(self._info.vocab_size, tokenizer, stop_ids)
+        self.suppressed = options.suppressed
+        if self.suppressed is None:
+            self.suppressed = suppressed_token_ids(self._info.vocab_size, tokenizer, stop_ids)
         self._end_texts = end_texts(tokenizer, stop_ids)
         if self._on_cpu:
             options.check_kv_cache(self._info)
@@ -66,16 +81,36 @@ class ColocatedEngine:
             shapes = {tensor.name: tensor.shape for tensor in hf_tensors(self._info).values()}
             self._llm.init_weight_transfer_engine({"init_info": {"shapes": shapes, "frozen": list(options.frozen)}})
 
+    def sample(
+        self,
+        prompts: Sequence[Prompt],
+        seeds: Sequence[tuple[int, ...]],
+        sampling: SamplingOptions,
+        on_group: OnGroup | None = None,
+        *,
+        timer: Timer = nullcontext,
+        refuse_broken: bool = False,
+    ) -> list[Group | Refusal]:
+        """See `protocol.Engine`."""
+        return dealing.sample(self, self._images, prompts, seeds, sampling, on_group, timer, refuse_broken)
+
+    def gather(self, value: Value) -> list[Value]:
+        """See `protocol.Engine`."""
+        values = [value] * dist.get_world_size()
+        dist.all_gather_object(values, value)
+        return values
+
     def generate(
         self,
         requests: Sequence[GenerateRequest],
         sampling: SamplingOptions,
         on_samples: Callable[[int, tuple[Sample, ...]], None] | None = None,
     ) -> list[tuple[Sample, ...] | Refusal]:
-        """For each request its samples, one a seed, in order; or why it was refused.
+        """For each request to this rank's engine its samples, one a seed, in order; or why it was refused.
 
         All ranks of an engine pass the same arguments. Samples of one prompt are separate requests to vLLM, each with
-        its own seed; the prompt is computed once through the prefix cache.
+        its own seed; the prompt is computed once through the prefix cache. `on_samples` is told of each request that
+        was not refused, by its place, when its last sample is finished.
 
         Raises:
             RuntimeError: the weights are not usable, or vLLM failed.
@@ -227,14 +262,15 @@ class ColocatedEngine:
         return tuple(self._sample(output.outputs[0]) for output in outputs)
 
     def _sample(self, output: CompletionOutput) -> Sample:
-        if output.finish_reason not in ("stop", "length"):
+        if output.finish_reason not in tuple(FinishReason):
             raise RuntimeError(
                 f"Engine {self.engine_index} (rank {self._rank}) ended a response for {output.finish_reason!r}."
             )
         token_ids = tuple(output.token_ids)
         logprobs = tuple(entry[token].logprob for token, entry in zip(token_ids, output.logprobs, strict=True))
         text = without_end(output.text, self._end_texts.get(token_ids[-1], "")) if token_ids else output.text
-        return Sample(token_ids, logprobs, output.finish_reason, self.policy_version, text)
+        drawn_by = (VersionSpan(0, self.policy_version),)
+        return Sample(token_ids, logprobs, FinishReason(output.finish_reason), drawn_by, text)
 
     @contextmanager
     def _vllm(self, what: str) -> Iterator[None]:

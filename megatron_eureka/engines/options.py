@@ -35,6 +35,7 @@ class EngineOptions:
     seed: int = 0
     from_folder: bool = True  # False: start with arbitrary weights and wait for the first update
     frozen: tuple[str, ...] = ()  # Hugging Face tensors that only a complete update brings
+    suppressed: tuple[int, ...] | None = None  # tokens that no response may hold; None: those of the model's folder
 
     def __post_init__(self) -> None:
         if self.from_folder and is_megatron_checkpoint(Path(self.model)):

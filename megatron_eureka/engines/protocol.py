@@ -5,18 +5,21 @@ The order of a step, which an engine may rely on:
     engine.wake(("weights",))            # GPUs only: weights lie in memory again, the KV cache not yet
     engine.update_weights(source)        # all ranks together; the trainer off-loads afterwards
     engine.wake(("kv_cache",))
-    results = engine.generate(requests, sampling)
+    results = engine.sample(prompts, seeds, sampling, on_group=score)
     engine.sleep()                       # GPUs only
+
+Who leads an engine, which engine is asked for which prompt and how samples reach the other ranks is the engine's own.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from megatron_eureka.types import Prompt, Sample
+from megatron_eureka.types import Group, ImageKey, Prompt
 
 if TYPE_CHECKING:
     import torch
@@ -67,25 +70,56 @@ class WeightSource(Protocol):
     def stream(self, *, include_frozen: bool) -> Iterator[tuple[str, torch.Tensor]]: ...
 
 
+class Images(Protocol):
+    """Where resized pictures come from (`data.ImageStore`)."""
+
+    def image(self, key: ImageKey) -> Image: ...
+
+
+class Pending(Protocol):
+    """Rewards that are being made."""
+
+    def result(self) -> list[dict[str, float]]: ...
+
+
+Timer = Callable[[str], AbstractContextManager]
+OnGroup = Callable[[Group], Pending]
+Value = TypeVar("Value")
+
+
 class Engine(Protocol):
-    """A rollout engine, called on every rank that it spans with the same arguments."""
+    """All rollout engines of a job; every rank of the job calls with the same arguments."""
 
-    engine_index: int  # which engine this rank belongs to
-    num_engines: int
-    policy_version: int  # number of weight updates received; each sample carries it
+    policy_version: int  # number of weight updates received; each sample says under which one it was drawn
 
-    def generate(
+    def sample(
         self,
-        requests: Sequence[GenerateRequest],
+        prompts: Sequence[Prompt],
+        seeds: Sequence[tuple[int, ...]],
         sampling: SamplingOptions,
-        on_samples: Callable[[int, tuple[Sample, ...]], None] | None = None,
-    ) -> list[tuple[Sample, ...] | Refusal]:
-        """For each request its samples, one a seed, in order; or why it was refused.
+        on_group: OnGroup | None = None,
+        *,
+        timer: Timer = nullcontext,
+        refuse_broken: bool = False,
+    ) -> list[Group | Refusal]:
+        """For each prompt its samples, one a seed, or why it was refused; the same on every rank, but for texts.
+
+        Texts are on rank 0 alone.
 
         Args:
-            on_samples: told of each request that was not refused, by its place in `requests`, when its last sample is
-                finished and others are being generated; it shall not wait.
+            seeds: for each prompt one a response.
+            on_group: called on one rank for each group when its last sample is finished and others are being
+                generated; it shall not wait. What it returns gives the samples' rewards.
+            timer: times what is under it, by name: "rollout" and "reward".
+            refuse_broken: refuse a prompt whose picture turns out to be broken when it is decoded.
+
+        Raises:
+            ValueError: a picture is broken, with file and line of its prompt, unless `refuse_broken`.
         """
+        ...
+
+    def gather(self, value: Value) -> list[Value]:
+        """What each rank that may lead an engine says, such as how often its scorer failed; the same on every rank."""
         ...
 
     def update_weights(self, source: WeightSource, version: int | None = None) -> None:

@@ -27,7 +27,6 @@ from megatron_eureka.log import logger
 from megatron_eureka.parallel import groups
 from megatron_eureka.parallel.layout import Layout
 from megatron_eureka.parallel.main_rank import run_on_main
-from megatron_eureka.rollout.collect import sample_groups
 from megatron_eureka.types import Group, Prompt
 
 ALONE_ON_GPU = 0.85  # share of its memory: there is no trainer beside the engine (not yet run on a GPU)
@@ -64,9 +63,9 @@ def generate(config: Config, model: Path, folder: Path) -> None:
     works = [_open_work(config, source, model, folder, processor, store) for source in sources(config.evaluation)]
     questions = [question for work in works for question in work.questions]
     if questions:
-        engine = _start_engine(config, [question.prompt for question in questions if question.prompt])
+        engine = _start_engine(config, store, [question.prompt for question in questions if question.prompt])
         for work in works:
-            _answer(config, engine, store, work)
+            _answer(config, engine, work)
     for work in works:
         if work.file is not None:
             work.file.close()
@@ -76,10 +75,8 @@ def generate(config: Config, model: Path, folder: Path) -> None:
         shutil.rmtree(folder / ".images", ignore_errors=True)
 
 
-def ask(
-    config: Config, engine: Engine, store: ImageStore, questions: Sequence[Question], options: SamplingOptions
-) -> list[Response]:
-    """Responses to all questions, the same on every rank; a collective over the whole job."""
+def ask(config: Config, engine: Engine, questions: Sequence[Question], options: SamplingOptions) -> list[Response]:
+    """Responses to all questions, their texts on rank 0 alone; a collective over the whole job."""
     asked = [question for question in questions if question.prompt is not None]
     seeds = [
         tuple(
@@ -88,7 +85,7 @@ def ask(
         for question in asked
     ]
     prompts = [question.prompt for question in asked]
-    results = sample_groups(engine, None, store, prompts, seeds, options, skip_broken=True) if asked else []
+    results = engine.sample(prompts, seeds, options, refuse_broken=True) if asked else []
     found = {question.id: _response(question.id, result) for question, result in zip(asked, results, strict=True)}
     return [found.get(question.id) or Response(question.id, (), (), UNREADABLE) for question in questions]
 
@@ -152,11 +149,11 @@ def _open_work(config: Config, source: Source, model: Path, folder: Path, proces
     return _Work(source.name, questions, opened[0] if opened else None)
 
 
-def _answer(config: Config, engine: Engine, store: ImageStore, work: _Work) -> None:
+def _answer(config: Config, engine: Engine, work: _Work) -> None:
     """Ask chunk by chunk; rank 0 writes each chunk before the next one is asked."""
     options = sampling(config)
     for done, chunk in _chunks(work.questions, config.evaluation.chunk_prompts):
-        responses = ask(config, engine, store, chunk, options)
+        responses = ask(config, engine, chunk, options)
         if work.file is not None:
             work.file.append(responses)
             logger.info("%s: %d of %d items answered", work.name, done, len(work.questions))
@@ -177,13 +174,14 @@ def _response(name: str, result: Group | Refusal) -> Response:
     return Response(name, texts, tuple(sample.finish_reason for sample in result.samples))
 
 
-def _start_engine(config: Config, prompts: Sequence[Prompt]) -> Engine:
+def _start_engine(config: Config, store: ImageStore, prompts: Sequence[Prompt]) -> Engine:
     # vLLM takes seconds to import and sets torch's state: only those who generate load it.
     from megatron_eureka.engines.colocated import ColocatedEngine
 
     max_images = max([1, *(len(prompt.images) for prompt in prompts)])
     share = max(config.rollout.gpu_memory_utilization, ALONE_ON_GPU)
-    return ColocatedEngine(EngineOptions.from_config(config, max_images=max_images, gpu_memory_utilization=share))
+    options = EngineOptions.from_config(config, max_images=max_images, gpu_memory_utilization=share)
+    return ColocatedEngine(options, store)
 
 
 def _as_hf(model: Path, converted: Path) -> Path:

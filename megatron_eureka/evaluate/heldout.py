@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from megatron_eureka.config.schema import Config
-from megatron_eureka.data.images import ImageStore
 from megatron_eureka.engines.protocol import Engine, Refusal, SamplingOptions
 from megatron_eureka.evaluate.intervals import wilson
 from megatron_eureka.files import write_atomically
-from megatron_eureka.rollout.collect import Scores, sample_groups
+from megatron_eureka.rollout.collect import Scores, submit
 from megatron_eureka.types import Prompt
 
 
@@ -59,18 +59,16 @@ class Evaluation:
             return cls(tuple(Item(**json.loads(line)) for line in file))
 
 
-def evaluate(
-    config: Config, engine: Engine, scorer: Scores, store: ImageStore, prompts: Sequence[Prompt]
-) -> Evaluation:
+def evaluate(config: Config, engine: Engine, scorer: Scores, prompts: Sequence[Prompt]) -> Evaluation:
     """Answer every prompt once, greedily, and score it; a collective over the whole job.
 
     Returns:
-        the items in the order of the prompts, the same on every rank.
+        the items in the order of the prompts, the same on every rank but for responses, which rank 0 alone has.
     """
     sampling = SamplingOptions.from_config(config, greedy=True)
-    skip_broken = config.data.on_error == "skip"
+    refuse_broken = config.data.on_error == "skip"
     seeds = [(0,)] * len(prompts)
-    results = sample_groups(engine, scorer, store, prompts, seeds, sampling, skip_broken=skip_broken)
+    results = engine.sample(prompts, seeds, sampling, partial(submit, scorer), refuse_broken=refuse_broken)
     items = []
     for prompt, result in zip(prompts, results, strict=True):
         if isinstance(result, Refusal):

@@ -52,7 +52,7 @@ def open_benchmarks(config: Config, processor: Any, store: ImageStore, folder: P
 
 
 def evaluate_benchmarks(
-    config: Config, engine: Engine, store: ImageStore, benchmarks: Sequence[OpenBenchmark], folder: Path
+    config: Config, engine: Engine, benchmarks: Sequence[OpenBenchmark], folder: Path
 ) -> dict[str, float]:
     """Ask everything and score it; a collective over the whole job.
 
@@ -66,7 +66,7 @@ def evaluate_benchmarks(
     reward = config.reward
     with AnswerScorer(reward.workers, reward.timeout_s, reward.compat) as scorer:
         for opened in benchmarks:
-            responses = ask(config, engine, store, opened.questions, sampling(config))
+            responses = ask(config, engine, opened.questions, sampling(config))
             if opened.benchmark is None:
                 continue
             results = score_responses(opened.benchmark, {response.id: response for response in responses}, scorer)

@@ -9,7 +9,7 @@ import torch
 
 from megatron_eureka.config.algorithm import Algorithm
 from megatron_eureka.rl.advantages import ESTIMATORS, WHITENED, adora, whiten
-from megatron_eureka.types import Group, Sample
+from megatron_eureka.types import Group
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def step_advantages(
     totals = rewards if penalties is None else rewards - penalties
     values = torch.cat([estimate(part) for part in totals.split(sizes)])
     if options.advantage in WHITENED:
-        values = whiten(values, torch.tensor(trained_tokens(samples, options)))
+        values = whiten(values, torch.tensor([sample.num_trained for sample in samples]))
     weights = torch.ones(len(groups))
     if options.adora.enabled:
         lengths = torch.tensor([len(sample.token_ids) for sample in samples])
@@ -43,9 +43,3 @@ def step_advantages(
         parts = zip(rewards.split(sizes), lengths.split(sizes), truncated.split(sizes), strict=True)
         weights = torch.tensor([adora(*part, options.adora.weight) for part in parts])
     return StepAdvantages(values * weights.repeat_interleave(torch.tensor(sizes)), weights, penalties)
-
-
-def trained_tokens(samples: Sequence[Sample], options: Algorithm) -> list[int]:
-    """[samples] response tokens that the loss counts: none of a truncated one where those are masked."""
-    masked = options.truncated == "mask"
-    return [0 if masked and sample.truncated else len(sample.token_ids) for sample in samples]

@@ -4,33 +4,25 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
-import torch.distributed as dist
 
 from megatron_eureka.config.schema import Config
-from megatron_eureka.data.images import ImageStore
 from megatron_eureka.data.stream import PromptStream
-from megatron_eureka.engines.protocol import Engine, GenerateRequest, Refusal, SamplingOptions, sampling_seed
+from megatron_eureka.engines.protocol import Engine, Pending, Refusal, SamplingOptions, Timer, sampling_seed
 from megatron_eureka.log import logger
 from megatron_eureka.rl.filters import verdict
 from megatron_eureka.rollout.buffer import from_plain, to_plain
 from megatron_eureka.rollout.failures import Failing, told_failures
+from megatron_eureka.rollout.truncation import treatment
 from megatron_eureka.types import Group, Prompt, Sample
 
 REFILL_MARGIN = 1.25  # drawn for a refill, over what the keep rate says: a further round costs another longest response
-
-Timer = Callable[[str], AbstractContextManager]
-
-
-class Pending(Protocol):
-    """Rewards that are being made."""
-
-    def result(self) -> list[dict[str, float]]: ...
 
 
 class Scores(Failing, Protocol):
@@ -49,73 +41,11 @@ class Collected:
     failed: dict[str, float] = field(default_factory=dict)  # source of rewards -> share of samples that it failed on
 
 
-def sample_groups(
-    engine: Engine,
-    scorer: Scores | None,
-    store: ImageStore,
-    prompts: Sequence[Prompt],
-    seeds: Sequence[tuple[int, ...]],
-    sampling: SamplingOptions,
-    timer: Timer = nullcontext,
-    skip_broken: bool = False,
-) -> list[Group | Refusal]:
-    """Responses to all prompts, each engine generating and scoring its share; a collective over the whole job.
-
-    A prompt's responses are scored when the last of them is there, beside the generation of others.
-
-    Args:
-        scorer: None: the samples get no rewards.
-        prompts: the same list on every rank.
-        seeds: for each prompt one seed a response.
-        timer: times what is under it, by name: "rollout" and "reward".
-        skip_broken: refuse a prompt whose picture turns out to be broken when it is decoded.
-
-    Returns:
-        one entry a prompt, in order, the same on every rank.
-
-    Raises:
-        ValueError: a picture is broken, with file and line of its prompt, unless `skip_broken`.
-    """
-    mine = range(engine.engine_index, len(prompts), engine.num_engines)
-    requests = {i: _request(prompts[i], store, seeds[i], skip_broken) for i in mine}
-    asked = {i: request for i, request in requests.items() if not isinstance(request, Refusal)}
-    order, pending = list(asked), {}
-    leads = dist.get_rank() % (dist.get_world_size() // engine.num_engines) == 0
-
-    def submit(place: int, samples: tuple[Sample, ...]) -> None:
-        pending[order[place]] = _submit(scorer, prompts[order[place]], samples)
-
-    with timer("rollout"):  # the other ranks of the engine draw the same tokens
-        generated = engine.generate(list(asked.values()), sampling, submit if leads and scorer else None)
-    outputs = {**requests, **dict(zip(order, generated, strict=True))}
-    with timer("reward"):  # of the last ones; the slowest engine's share of the waiting is in here
-        for i, rewards in pending.items():
-            outputs[i] = tuple(
-                replace(sample, rewards=found) for sample, found in zip(outputs[i], rewards.result(), strict=True)
-            )
-        shares: list[dict[int, tuple[Sample, ...] | Refusal] | None] = [None] * dist.get_world_size()
-        dist.all_gather_object(shares, outputs if leads else None)
-    merged = {index: result for share in shares if share for index, result in share.items()}
-    results = [merged[index] for index in range(len(prompts))]
-    return [
-        result if isinstance(result, Refusal) else Group(prompt, result)
-        for prompt, result in zip(prompts, results, strict=True)
-    ]
-
-
-def _request(prompt: Prompt, store: ImageStore, seeds: tuple[int, ...], skip_broken: bool) -> GenerateRequest | Refusal:
-    try:
-        return GenerateRequest(prompt, tuple(store.image(key) for key in prompt.images), seeds)
-    except ValueError as error:
-        if skip_broken:
-            return Refusal(prompt.id, f"{prompt.place}: {error}")
-        raise ValueError(f"{prompt.place}: {error} (data.on_error = skip leaves such prompts out)") from error
-
-
-def _submit(scorer: Scores, prompt: Prompt, samples: tuple[Sample, ...]) -> Pending:
-    texts, labels = [_question(prompt)] * len(samples), [prompt.answer] * len(samples)
-    lengths = [len(sample.token_ids) for sample in samples]
-    return scorer.submit(texts, [sample.text for sample in samples], labels, lengths)
+def submit(scorer: Scores, group: Group) -> Pending:
+    """Start scoring a group."""
+    texts, labels = [_question(group.prompt)] * len(group.samples), [group.prompt.answer] * len(group.samples)
+    lengths = [len(sample.token_ids) for sample in group.samples]
+    return scorer.submit(texts, [sample.text for sample in group.samples], labels, lengths)
 
 
 def _question(prompt: Prompt) -> str:
@@ -138,14 +68,13 @@ class Collector:
         config: Config,
         engine: Engine,
         scorer: Scores,
-        store: ImageStore,
         prompts: Sequence[Prompt],
         stream: PromptStream,
         timer: Timer = nullcontext,
         end_token_id: int | None = None,
     ):
         self.end_token_id = end_token_id
-        self.config, self.engine, self.scorer, self.store = config, engine, scorer, store
+        self.config, self.engine, self.scorer = config, engine, scorer
         self.prompts, self.stream, self.timer = prompts, stream, timer
         self.surplus: list[Group] = []  # groups that passed the filter and found no place yet
 
@@ -167,7 +96,7 @@ class Collector:
             groups = self._round(step, round_number, self._num_prompts(missing, counters), counters)
             generated += groups
             kept += self._filtered(groups, counters)
-        failed = told_failures(self.scorer, step, self.config.reward.on_failure)
+        failed = told_failures(self.engine.gather(self.scorer.take_failures()), step, self.config.reward.on_failure)
         if not kept:
             raise RuntimeError(self._nothing_left(step, counters))
         self.surplus = kept[wanted:]
@@ -201,8 +130,14 @@ class Collector:
             for place, _ in draws
         ]
         prompts = [self.prompts[index] for _, index in draws]
-        sampling, skip_broken = SamplingOptions.from_config(self.config), self.config.data.on_error == "skip"
-        results = sample_groups(self.engine, self.scorer, self.store, prompts, seeds, sampling, self.timer, skip_broken)
+        results = self.engine.sample(
+            prompts,
+            seeds,
+            SamplingOptions.from_config(self.config),
+            partial(submit, self.scorer),
+            timer=self.timer,
+            refuse_broken=self.config.data.on_error == "skip",
+        )
         for refusal in (result for result in results if isinstance(result, Refusal)):
             counters["rollout/refused"] += 1
             logger.warning("step %d: prompt %s was refused: %s", step, refusal.prompt_id, refusal.reason)
@@ -212,19 +147,9 @@ class Collector:
         return shuffled_rewards(groups, (seed, step, round_number)) if self.config.reward.shuffle else groups
 
     def _judged(self, group: Group) -> Group:
-        """The group with its truncated samples treated as `algorithm.truncated` says, as far as that is done here."""
-        treat = {"penalise": self._penalised, "overwrite": self._overwritten}.get(self.config.algorithm.truncated)
-        if treat is None:
-            return group
+        """The group with its truncated samples treated as `algorithm.truncated` says."""
+        treat = treatment(self.config.algorithm.truncated, self.end_token_id)
         return replace(group, samples=tuple(treat(sample) if sample.truncated else sample for sample in group.samples))
-
-    def _penalised(self, sample: Sample) -> Sample:
-        return replace(sample, rewards=dict.fromkeys(sample.rewards, 0.0))
-
-    def _overwritten(self, sample: Sample) -> Sample:
-        """The end token was not drawn, so the engine has no log-prob for it."""
-        tokens, logprobs = (*sample.token_ids[:-1], self.end_token_id), (*sample.engine_logprobs[:-1], math.nan)
-        return replace(sample, token_ids=tokens, engine_logprobs=logprobs)
 
     def _filtered(self, groups: list[Group], counters: Counter[str]) -> list[Group]:
         options = self.config.algorithm.filter
@@ -255,7 +180,7 @@ class Collector:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where another collector over the same data was."""
         self.stream.load_state_dict(state["stream"])
-        self.surplus = from_plain(state["surplus"])
+        self.surplus = [self._judged(group) for group in from_plain(state["surplus"])]  # of older runs it was not
 
 
 def shuffled_rewards(groups: list[Group], seed: tuple[int, ...]) -> list[Group]:

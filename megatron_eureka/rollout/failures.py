@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
-import torch.distributed as dist
-
-from megatron_eureka.log import logger
+from megatron_eureka.log import is_main_process, logger
 from megatron_eureka.rewards.failures import Failures
 
 
@@ -19,10 +17,11 @@ class Failing(Protocol):
     def take_failures(self) -> list[Failures]: ...
 
 
-def told_failures(scorer: Failing, step: int, on_failure: str) -> dict[str, float]:
-    """Say what each source of rewards failed on since it was asked last; a collective over the whole job.
+def told_failures(ranks: Sequence[Sequence[Failures]], step: int, on_failure: str) -> dict[str, float]:
+    """Say what each source of rewards failed on since it was asked last.
 
     Args:
+        ranks: what each scorer of the job says, see `take_failures`.
         on_failure: `reward.on_failure`: "stop" or "continue" where a source failed on every sample.
 
     Returns:
@@ -31,8 +30,6 @@ def told_failures(scorer: Failing, step: int, on_failure: str) -> dict[str, floa
     Raises:
         RuntimeError: a source failed on every sample, and that is to stop the run; on every rank.
     """
-    ranks: list[list[Failures]] = [[] for _ in range(dist.get_world_size())]
-    dist.all_gather_object(ranks, scorer.take_failures())
     merged = [_merge(found) for found in zip(*ranks, strict=True)]
     lost = [found for found in merged if found.samples and found.failed == found.samples]
     if lost and on_failure == "stop":
@@ -42,7 +39,7 @@ def told_failures(scorer: Failing, step: int, on_failure: str) -> dict[str, floa
             "again, or set reward.on_failure=continue."
         )
     for found in merged:
-        if found.failed and dist.get_rank() == 0:
+        if found.failed and is_main_process():
             logger.warning("step %d: %s", step, _told(found))
     return dict(zip(_names(merged), (found.failed / max(1, found.samples) for found in merged), strict=True))
 

@@ -10,7 +10,6 @@ import torch
 from megatron_eureka.config.schema import Config
 from megatron_eureka.data.packing import Item, pack, plan_rows, round_up, split_item
 from megatron_eureka.rl.reductions import sample_weights
-from megatron_eureka.rl.step_advantages import trained_tokens
 from megatron_eureka.train.policy import Policy
 from megatron_eureka.types import Group, MicroBatch, Sample
 
@@ -20,15 +19,23 @@ class UpdateBatch:
     """One optimizer step's samples: all of them by number, and this replica's rows of them."""
 
     samples: tuple[Sample, ...]  # [samples of the global update]
-    weights: torch.Tensor  # [samples] float32, of each token of a sample in the loss
+    weights: torch.Tensor  # [samples] float32, of each trained token of a sample in the loss
     stale: torch.Tensor  # [samples] bool, drawn by an older policy than the one the step starts from
     rows: tuple[MicroBatch, ...]  # this replica's
 
     def engine_logprobs(self, row: MicroBatch) -> torch.Tensor:
         """[targets] float32 of a row, as the engine reported them; NaN for a token that it did not draw."""
-        present = row.sample_index.unique_consecutive().tolist()
-        values = [value for sample in present for value in self.samples[sample].engine_logprobs]
-        return torch.tensor(values, dtype=torch.float32)
+        return torch.tensor([value for sample in self._present(row) for value in sample.engine_logprobs])
+
+    def token_weights(self, row: MicroBatch) -> torch.Tensor:
+        """[targets] float32 of a row in the loss; 0 for a token that is not trained."""
+        if not any(sample.trained for sample in self.samples):
+            return self.weights[row.sample_index]
+        masks = [sample.trained or (True,) * len(sample.token_ids) for sample in self._present(row)]
+        return self.weights[row.sample_index] * torch.tensor([trained for mask in masks for trained in mask])
+
+    def _present(self, row: MicroBatch) -> list[Sample]:
+        return [self.samples[sample] for sample in row.sample_index.unique_consecutive().tolist()]
 
 
 def cut_into_updates(groups: Sequence[Group], samples_per_update: int) -> list[list[Group]]:
@@ -51,7 +58,7 @@ def make_update(groups: Sequence[Group], config: Config, policy: Policy, policy_
         policy_version: of the weights that the step starts from; samples of older ones are stale.
     """
     samples = tuple(sample for group in groups for sample in group.samples)
-    num_tokens = trained_tokens(samples, config.algorithm)
+    num_tokens = [sample.num_trained for sample in samples]
     weights = sample_weights(config.algorithm.reduction, num_tokens, config.rollout.max_response_tokens)
     items, first = [], 0
     for group in groups:

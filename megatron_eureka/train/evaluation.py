@@ -27,7 +27,7 @@ def _answer_heldout(session: Session, step: int) -> None:
     """Answer the held-out prompts greedily, and record the result."""
     run, started = session.run, time.perf_counter()
     with engine_turn(session):
-        result = evaluate(run.config, session.engine, session.scorer, session.data.store, session.data.heldout)
+        result = evaluate(run.config, session.engine, session.scorer, session.data.heldout)
     if run.is_main:
         result.write(run.folder.evaluation / f"step_{step}.jsonl")
         run.writer.write(step, {**result.metrics(), "timing_s/evaluation": time.perf_counter() - started})
@@ -43,6 +43,6 @@ def _answer_benchmarks(session: Session, step: int) -> None:
     run, started = session.run, time.perf_counter()
     target = run.folder.evaluation / f"step_{step}"
     with engine_turn(session):
-        metrics = evaluate_benchmarks(run.config, session.engine, session.data.store, session.benchmarks, target)
+        metrics = evaluate_benchmarks(run.config, session.engine, session.benchmarks, target)
     if run.is_main:
         run.writer.write(step, {**metrics, "timing_s/benchmarks": time.perf_counter() - started})

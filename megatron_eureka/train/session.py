@@ -62,11 +62,10 @@ def open_session(config: Config, name: str) -> Session:
     benchmarks = open_benchmarks(config, data.processor, data.store, folder.images / "benchmarks")
     max_images = max(1, *(len(prompt.images) for prompt in (*data.train.prompts, *data.heldout)))
     max_images = max(max_images, *(opened.max_images for opened in benchmarks), 1)
-    engine = engine_class()(EngineOptions.from_config(config, max_images=max_images))
-    assert tuple(engine.suppressed) == tuple(banned), "engine and trainer must leave out the same tokens"
+    engine = engine_class()(EngineOptions.from_config(config, max_images=max_images, suppressed=banned), data.store)
     stream = new_stream(config, data.train)
     prompts, end_token_id = data.train.prompts, tokenizer.eos_token_id
-    collector = Collector(config, engine, scorer, data.store, prompts, stream, run.timers, end_token_id)
+    collector = Collector(config, engine, scorer, prompts, stream, run.timers, end_token_id)
     reference = ReferencePolicy(run.policy) if config.algorithm.kl.coef else None  # of the weights before a resume
     session = Session(run, engine, scorer, collector, data, benchmarks, reference)
     progress = run.resume()

@@ -34,7 +34,8 @@ def update(
         index = row.sample_index[part]
         on_device = lambda values: values.to(logprobs.device)[index]
         tokens = Tokens(logprobs, passes.old[number][part], on_device(advantages), index)
-        result, weights = LOSSES[algorithm.loss](tokens, algorithm), on_device(batch.weights)
+        result = LOSSES[algorithm.loss](tokens, algorithm)
+        weights = batch.token_weights(row)[part].to(logprobs.device)
         policy_loss = passes.correction[number][part] * result.loss
         total = policy_loss
         if algorithm.entropy_coef:  # without it no gradient of the entropy is made

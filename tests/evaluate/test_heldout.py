@@ -1,6 +1,7 @@
 """Held-out answers: how they are asked for, what counts as right, and their file."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -15,19 +16,22 @@ PROMPTS = [prompt(0, "1"), prompt(1, "0"), prompt(2, "1"), prompt(3, "1"), promp
 
 
 def _evaluate(rank, world, options):
-    engine = RecordingEngine(rank, world, refused={"p2"})
+    engine = RecordingEngine(rank, world, refused={"p2"}, images=Pictures(broken={"torn"}))
     config = Config.model_validate({"rollout": {"temperature": 0.7, "top_k": 5, "max_response_tokens": 9}, **options})
-    pictures = Pictures(broken={"torn"})
     prompts = [*PROMPTS, prompt(5, "1", ["torn"])] if options else PROMPTS
-    result = evaluate(config, engine, CountingScorer(), pictures, prompts)
+    result = evaluate(config, engine, CountingScorer(), prompts)
     return result, engine.sampling, [len(request.seeds) for call in engine.calls for request in call]
 
 
 @pytest.mark.parametrize("world", [1, 2])
 def test_every_prompt_is_answered_once_and_greedily(world):
     ranks = run_ranks(world, _evaluate, {})
-    for result, sampling, num_seeds in ranks:
-        assert result == ranks[0][0]
+    for rank, (result, sampling, num_seeds) in enumerate(ranks):
+        texts = [item.response for item in ranks[0][0].items] if rank == 0 else [""] * 5  # for the rank that writes
+        assert [item.response for item in result.items] == texts
+        assert [replace(item, response="") for item in result.items] == [
+            replace(item, response="") for item in ranks[0][0].items
+        ]
         assert sampling == [SamplingOptions(temperature=0.0, max_tokens=9)]
         assert set(num_seeds) == {1}
     assert [item.id for item in ranks[0][0].items] == ["p0", "p1", "p2", "p3", "p4"]

@@ -9,8 +9,9 @@ from transformers import AutoProcessor
 from examples.digits.model import make_model
 from megatron_eureka.config.schema import Config
 from megatron_eureka.data.images import ImageStore
+from megatron_eureka.engines import dealing
 from megatron_eureka.evaluate.periodic import evaluate_benchmarks, open_benchmarks
-from megatron_eureka.types import Sample
+from megatron_eureka.types import FinishReason, Sample, VersionSpan
 from tests.ranks import run_ranks
 
 SAMPLES = Path(__file__).resolve().parents[2] / "examples" / "benchmarks" / "samples"
@@ -21,16 +22,20 @@ class ThreeSayer:
 
     policy_version = 0
 
-    def __init__(self, engine_index: int, num_engines: int):
-        self.engine_index, self.num_engines = engine_index, num_engines
+    def __init__(self, engine_index: int, num_engines: int, images: ImageStore):
+        self.engine_index, self.num_engines, self.images = engine_index, num_engines, images
         self.asked: list = []
+
+    def sample(self, prompts, seeds, sampling, refuse_broken):
+        return dealing.sample(self, self.images, prompts, seeds, sampling, refuse_broken=refuse_broken)
 
     def generate(self, requests, sampling, on_samples=None):
         self.asked += [(request.prompt.id, len(request.images), request.seeds) for request in requests]
         self.sampling = sampling
+        drawn_by = (VersionSpan(0, 0),)
         texts = ["<answer>3</answer>", "so", "so", "so"]
         return [
-            tuple(Sample((1,), (0.0,), "stop", 0, texts[i]) for i, _ in enumerate(request.seeds))
+            tuple(Sample((1,), (0.0,), FinishReason.STOP, drawn_by, texts[i]) for i, _ in enumerate(request.seeds))
             for request in requests
         ]
 
@@ -51,8 +56,8 @@ def _evaluate(rank, world, model, folder, evaluation, max_prompt_tokens=1024):
     processor = AutoProcessor.from_pretrained(model)
     store = ImageStore.from_options(config.data, processor.image_processor)
     benchmarks = open_benchmarks(config, processor, store, folder / "benchmarks")
-    engine = ThreeSayer(rank, world)
-    metrics = evaluate_benchmarks(config, engine, store, benchmarks, folder / "step_2")
+    engine = ThreeSayer(rank, world, store)
+    metrics = evaluate_benchmarks(config, engine, benchmarks, folder / "step_2")
     return metrics, engine.asked, [opened.max_images for opened in benchmarks]
 
 

@@ -7,7 +7,7 @@ import torch
 from megatron_eureka.config.algorithm import Algorithm
 from megatron_eureka.rl.advantages import ESTIMATORS, WHITENED, adora, dr_grpo, grpo, reinforce_pp, rloo, whiten
 from megatron_eureka.rl.step_advantages import step_advantages
-from megatron_eureka.types import Group, Sample
+from megatron_eureka.types import FinishReason, Group, Sample, VersionSpan
 
 # Six printed digits of the golden vectors: half a unit of the last one.
 PRINTED = 5e-6
@@ -78,12 +78,16 @@ def test_adora(rewards, lengths, truncated, expected):
     assert adora(torch.tensor(rewards), torch.tensor(lengths), torch.tensor(truncated), 0.1) == expected
 
 
-def groups() -> list[Group]:
-    """Two groups of responses of 2, 1 and 4, 3 tokens; the last one was cut off."""
-    make = lambda tokens, reward, reason="stop": Sample((1,) * tokens, (), reason, 0, "", {"total": reward})
+def groups(masked: bool = False) -> list[Group]:
+    """Two groups of responses of 2, 1 and 4, 3 tokens; the last one was cut off, and may be masked."""
+
+    def make(tokens, reward, reason=FinishReason.STOP):
+        trained = (False,) * tokens if masked and reason == FinishReason.LENGTH else ()
+        return Sample((1,) * tokens, (), reason, (VersionSpan(0, 0),), "", {"total": reward}, trained)
+
     return [
         Group(None, (make(2, 1.5), make(1, 0.0))),
-        Group(None, (make(4, 0.0), make(3, 1.0, "length"))),
+        Group(None, (make(4, 0.0), make(3, 1.0, FinishReason.LENGTH))),
     ]
 
 
@@ -98,11 +102,11 @@ def test_a_step_has_the_estimates_of_its_groups_in_order():
 
 
 @pytest.mark.parametrize("name", sorted(WHITENED))
-@pytest.mark.parametrize("truncated", ["keep", "mask"])
-def test_whitening_is_over_the_trained_tokens_of_the_step(name, truncated):
-    found = step_advantages(groups(), options(advantage=name, truncated=truncated))
+@pytest.mark.parametrize("masked", [False, True])
+def test_whitening_is_over_the_trained_tokens_of_the_step(name, masked):
+    found = step_advantages(groups(masked), options(advantage=name))
     raw = np.concatenate([ESTIMATORS[name](torch.tensor(part)).numpy() for part in ([1.5, 0.0], [0.0, 1.0])])
-    tokens = np.repeat(raw.astype(np.float64), [2, 1, 4, 0 if truncated == "mask" else 3])
+    tokens = np.repeat(raw.astype(np.float64), [2, 1, 4, 0 if masked else 3])
     expected = (raw - tokens.mean()) / tokens.std()
     assert found.values.tolist() == pytest.approx(expected.tolist(), rel=1e-5)  # float32
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
+from contextlib import nullcontext
 
+import torch.distributed as dist
+
+from megatron_eureka.engines import dealing
 from megatron_eureka.engines.protocol import GenerateRequest, Refusal, SamplingOptions
 from megatron_eureka.rewards.failures import Failures
-from megatron_eureka.types import ImageKey, Prompt, Sample
+from megatron_eureka.types import FinishReason, Group, ImageKey, Prompt, Sample, VersionSpan
 
 
 def prompt(number: int, answer: str = "", pictures: Sequence[str] = ()) -> Prompt:
@@ -34,8 +38,11 @@ class Pictures:
 class RecordingEngine:
     """Response i to a prompt has the text "i" and is cut off where i is in `truncated`.
 
+    Prompts are dealt over engines, and samples travel, as those of real ones.
+
     Args:
         refused: ids of prompts that get no responses.
+        images: of the prompts.
     """
 
     def __init__(
@@ -44,12 +51,23 @@ class RecordingEngine:
         num_engines: int = 1,
         refused: Collection[str] = (),
         truncated: Collection[int] = (),
+        images: Pictures | None = None,
     ):
         self.engine_index, self.num_engines = engine_index, num_engines
         self.policy_version = 0
-        self.refused, self.truncated = refused, truncated
+        self.refused, self.truncated, self.images = refused, truncated, images or Pictures()
         self.calls: list[list[GenerateRequest]] = []
         self.sampling: list[SamplingOptions] = []
+
+    def sample(
+        self, prompts, seeds, sampling, on_group=None, *, timer=nullcontext, refuse_broken=False
+    ) -> list[Group | Refusal]:
+        return dealing.sample(self, self.images, prompts, seeds, sampling, on_group, timer, refuse_broken)
+
+    def gather(self, value):
+        values = [value] * dist.get_world_size()
+        dist.all_gather_object(values, value)
+        return values
 
     def generate(
         self,
@@ -69,9 +87,12 @@ class RecordingEngine:
         if request.prompt.id in self.refused:
             return Refusal(request.prompt.id, "12 tokens here, 13 there")
         return tuple(
-            Sample((seed,), (-1.0,), "length" if i in self.truncated else "stop", self.policy_version, str(i))
+            Sample((seed,), (-1.0,), self._reason(i), (VersionSpan(0, self.policy_version),), str(i))
             for i, seed in enumerate(request.seeds)
         )
+
+    def _reason(self, number: int) -> FinishReason:
+        return FinishReason.LENGTH if number in self.truncated else FinishReason.STOP
 
     @property
     def asked(self) -> list[list[str]]:

@@ -4,6 +4,8 @@ import logging
 import math
 from collections import Counter
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -12,8 +14,8 @@ from megatron_eureka.config.schema import Config, Data
 from megatron_eureka.data.stream import PromptStream
 from megatron_eureka.engines.protocol import Refusal, SamplingOptions, sampling_seed
 from megatron_eureka.log import logger
-from megatron_eureka.rollout.collect import Collector, sample_groups, shuffled_rewards
-from megatron_eureka.types import Group, Sample
+from megatron_eureka.rollout.collect import Collector, shuffled_rewards, submit
+from megatron_eureka.types import FinishReason, Group, Sample, VersionSpan
 from tests.ranks import run_ranks
 from tests.rollout.fakes import CountingScorer, Pictures, RecordingEngine, prompt
 
@@ -30,11 +32,20 @@ def make_collector(labels, engine=None, shuffle=False, rollout=None, reward=None
     )
     prompts = [prompt(number, str(label)) for number, label in enumerate(labels)]
     stream = PromptStream(len(prompts), seed, shuffle)
-    return Collector(config, engine or RecordingEngine(), CountingScorer(), Pictures(), prompts, stream)
+    return Collector(config, engine or RecordingEngine(), CountingScorer(), prompts, stream)
 
 
 def ids(groups) -> list[str]:
     return [group.prompt.id for group in groups]
+
+
+def without_texts(results):
+    return [
+        result
+        if isinstance(result, Refusal)
+        else replace(result, samples=tuple(replace(sample, text="") for sample in result.samples))
+        for result in results
+    ]
 
 
 def on_one_rank(body):
@@ -56,18 +67,19 @@ def test_engines_share_the_prompts_and_all_ranks_get_all_groups(world, engines):
     def body(rank, world):
         engine = RecordingEngine(rank * engines // world, engines, refused={"p1"})  # over consecutive ranks
         scorer = CountingScorer()
-        results = sample_groups(engine, scorer, Pictures(), prompts, seeds, SamplingOptions(top_k=7), timer)
+        results = engine.sample(prompts, seeds, SamplingOptions(top_k=7), partial(submit, scorer), timer=timer)
         return results, engine.calls, engine.sampling, scorer.calls, timed
 
     ranks = run_ranks(world, body)
     results = ranks[0][0]
-    assert all(other[0] == results for other in ranks)
+    assert all(other[0] == without_texts(results) for other in ranks[1:])  # texts are for the rank that logs
     assert isinstance(results[1], Refusal) and results[1].prompt_id == "p1"
     for number in (0, 2, 3, 4):
         group = results[number]
         assert group.prompt == prompts[number]
         assert [sample.token_ids[0] for sample in group.samples] == list(seeds[number])
         assert [sample.rewards["accuracy"] for sample in group.samples] == [1.0, 1.0]
+        assert [sample.text for sample in group.samples] == ["0", "1"]
     for rank, (_, calls, sampling, scored, names) in enumerate(ranks):
         share = list(range(rank * engines // world, 5, engines))
         (requests,) = calls
@@ -86,13 +98,13 @@ def test_engines_share_the_prompts_and_all_ranks_get_all_groups(world, engines):
 
 def test_a_picture_that_breaks_late_ends_the_job_or_refuses_its_prompt():
     prompts = [prompt(0, "2", ["fine"]), prompt(1, "2", ["fine", "torn"]), prompt(2, "2")]
-    arguments = CountingScorer(), Pictures(broken={"torn"}), prompts, [(0,), (1,), (2,)], SamplingOptions()
+    arguments = prompts, [(0,), (1,), (2,)], SamplingOptions()
 
     def body():
-        engine = RecordingEngine()
+        engine = RecordingEngine(images=Pictures(broken={"torn"}))
         with pytest.raises(ValueError, match="data.jsonl:2: torn is not a readable picture.*data.on_error"):
-            sample_groups(engine, *arguments)
-        return sample_groups(engine, *arguments, skip_broken=True), engine.asked
+            engine.sample(*arguments)
+        return engine.sample(*arguments, refuse_broken=True), engine.asked
 
     results, asked = on_one_rank(body)
     assert asked == [["p0", "p2"]]
@@ -284,7 +296,7 @@ def test_broken_pictures_are_refused_where_bad_input_is_skipped():
         collector = make_collector([2] * 6)
         collector.config = collector.config.model_copy(update={"data": Data(on_error="skip")})
         collector.prompts[1] = prompt(1, "2", ["torn"])
-        collector.store = Pictures(broken={"torn"})
+        collector.engine.images = Pictures(broken={"torn"})
         return collector.collect(1)
 
     collected = on_one_rank(body)
@@ -366,7 +378,7 @@ def test_each_round_of_a_step_is_shuffled_in_an_order_of_its_own():
 
 
 def test_rewards_are_shuffled_over_groups_and_not_within_them():
-    sample = lambda reward: Sample((1,), (0.0,), "stop", 0, "", {"total": reward})
+    sample = lambda reward: Sample((1,), (0.0,), FinishReason.STOP, (VersionSpan(0, 0),), "", {"total": reward})
     groups = [Group(prompt(i), tuple(sample(float(i)) for _ in range(8))) for i in range(8)]
     shuffled = shuffled_rewards(groups, (0, 1, 0))
     assert all(len({s.rewards["total"] for s in group.samples}) > 1 for group in shuffled)

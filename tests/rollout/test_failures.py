@@ -12,17 +12,7 @@ from megatron_eureka.rewards.scorer import Scorer
 from megatron_eureka.rollout.collect import Collector
 from megatron_eureka.rollout.failures import told_failures
 from tests.ranks import run_ranks
-from tests.rollout.fakes import Pictures, RecordingEngine, prompt
-
-
-class Counts:
-    """Failures as a scorer of that rank would have counted them."""
-
-    def __init__(self, *failures):
-        self.failures = failures
-
-    def take_failures(self):
-        return list(self.failures)
+from tests.rollout.fakes import RecordingEngine, prompt
 
 
 class Notes(logging.Handler):
@@ -39,7 +29,7 @@ def told(rank, of_ranks, on_failure="stop"):
     notes = Notes()
     logger.addHandler(notes)
     try:
-        return told_failures(Counts(*of_ranks[rank]), 3, on_failure), notes.texts
+        return told_failures(of_ranks, 3, on_failure), notes.texts
     except RuntimeError as error:
         return str(error), notes.texts
     finally:
@@ -103,7 +93,7 @@ def test_a_step_is_collected_with_what_the_users_function_made_of_it(tmp_path, f
         with Scorer(config.reward, 100) as scorer:
             scorer.score(["?"], ["1"], ["1"])  # an evaluation before the step; its failures are not the step's
             stream = PromptStream(2, 0, False)
-            collector = Collector(config, RecordingEngine(), scorer, Pictures(), prompts, stream)
+            collector = Collector(config, RecordingEngine(), scorer, prompts, stream)
             try:
                 step = collector.collect(1)
             except RuntimeError as error:

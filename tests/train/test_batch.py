@@ -12,11 +12,12 @@ from megatron_eureka.parallel import groups as process
 from megatron_eureka.parallel.layout import Layout
 from megatron_eureka.rl.correction import correction_metrics
 from megatron_eureka.rl.step_advantages import step_advantages
+from megatron_eureka.rollout.truncation import treatment
 from megatron_eureka.train.batch import cut_into_updates, make_update
 from megatron_eureka.train.logprob_passes import old_logprobs
 from megatron_eureka.train.policy import build_policy
 from megatron_eureka.train.update import update
-from megatron_eureka.types import Group, Prompt, Sample
+from megatron_eureka.types import FinishReason, Group, Prompt, Sample, VersionSpan
 from tests.model.reference import CASES, config_for, pixels
 from tests.ranks import run_ranks
 
@@ -34,7 +35,14 @@ def text_prompt(name: str, *tokens: int) -> Prompt:
 def sample(tokens, reward=0.0, cut=False, version=0) -> Sample:
     """A response whose engine log-probs are its tokens over -1000, so that each tells whose it is."""
     logprobs = tuple(-token / 1000 for token in tokens)
-    return Sample(tuple(tokens), logprobs, "length" if cut else "stop", version, "", {"total": reward})
+    return Sample(
+        tuple(tokens),
+        logprobs,
+        FinishReason.LENGTH if cut else FinishReason.STOP,
+        (VersionSpan(0, version),),
+        "",
+        {"total": reward},
+    )
 
 
 # Samples 0 to 4: 2, 4, 1, 0 and 3 tokens; 1 and 2 were cut off.
@@ -42,6 +50,12 @@ GROUPS = [
     Group(text_prompt("a", 1, 2, 3), (sample((11, 12), 1.0), sample((13, 14, 15, 16), 0.0, cut=True))),
     Group(text_prompt("b", 4, 5), (sample((17,), 2.0, cut=True), sample((), 5.0), sample((18, 19, 20), 2.0))),
 ]
+
+
+def treated(groups: list[Group], option: str) -> list[Group]:
+    """As a collector leaves truncated samples."""
+    treat = treatment(option, None)
+    return [replace(g, samples=tuple(treat(s) if s.truncated else s for s in g.samples)) for g in groups]
 
 
 def options(reduction="token_mean", truncated="keep", max_tokens=64) -> Config:
@@ -64,18 +78,28 @@ def options(reduction="token_mean", truncated="keep", max_tokens=64) -> Config:
     ],
 )
 def test_weights_count_what_is_trained(reduction, truncated, expected):
-    batch = make_update(GROUPS, options(reduction, truncated), policy_stub())
+    groups = GROUPS if truncated == "penalise" else treated(GROUPS, truncated)
+    batch = make_update(groups, options(reduction, truncated), policy_stub())
     torch.testing.assert_close(batch.weights, torch.tensor(expected), rtol=1e-6, atol=0)  # float32 quotients
     # Masked samples still count in their group's baseline: (1 + 0) / 2 and (2 + 5 + 2) / 3.
-    advantages = step_advantages(GROUPS, options(reduction, truncated).algorithm).values
+    advantages = step_advantages(groups, options(reduction, truncated).algorithm).values
     assert advantages.tolist() == [0.5, -0.5, -1.0, 2.0, -1.0]
     assert [list(s.token_ids) for s in batch.samples] == [[11, 12], [13, 14, 15, 16], [17], [], [18, 19, 20]]
+
+
+def test_tokens_that_are_not_trained_weigh_nothing():
+    first, second = GROUPS[1].samples[0], GROUPS[1].samples[2]
+    half = replace(second, trained=(True, False, True))
+    batch = make_update([Group(text_prompt("b", 4, 5), (first, half))], options(), policy_stub())
+    (row,) = batch.rows
+    assert row.targets.tolist() == [17, 18, 19, 20]
+    torch.testing.assert_close(batch.token_weights(row), torch.tensor([1 / 3, 1 / 3, 0.0, 1 / 3]))  # of 1 + 2 tokens
 
 
 @pytest.mark.parametrize("reduction", ["token_mean", "sample_mean"])
 def test_all_masked_is_a_loss_of_zero_and_no_nan(reduction):
     cut = [Group(text_prompt("a", 1, 2), (sample((3, 4), 1.0, cut=True), sample((5,), 0.0, cut=True)))]
-    batch = make_update(cut, options(reduction, "mask"), policy_stub())
+    batch = make_update(treated(cut, "mask"), options(reduction, "mask"), policy_stub())
     assert batch.weights.tolist() == [0.0, 0.0]
     assert len(batch.rows[0].targets) == 3
 
@@ -161,10 +185,11 @@ def _update(rank, world, model, truncated):
     algorithm = {"truncated": truncated, "reduction": "token_mean"}
     config = config_for(model, layout, freeze_vision=True, optimizer=optimizer, algorithm=algorithm)
     policy = build_policy(config, layout, process_groups, pixels)
-    batch = make_update(one_group(policy.info, cut=truncated == "mask"), config, policy)
+    groups = treated(one_group(policy.info, cut=truncated == "mask"), truncated)
+    batch = make_update(groups, config, policy)
     before = {name: weight.detach().clone() for name, weight in policy.weights().items()}
     passes = old_logprobs(policy, batch)
-    advantages = step_advantages(one_group(policy.info, cut=truncated == "mask"), config.algorithm).values
+    advantages = step_advantages(groups, config.algorithm).values
     metrics = {**correction_metrics(passes.totals), **update(policy, batch, passes, advantages, 0, 1)}
     moved = max(float((weight - before[name]).abs().max()) for name, weight in policy.weights().items())
     process.stop()
@@ -195,7 +220,9 @@ def _measured(rank, world, model, engine, version, rollout=None):
     fresh, other = (
         replace(s, engine_logprobs=tuple(e[: len(s.token_ids)])) for s, e in zip(group.samples, engine, strict=True)
     )
-    batch = make_update([replace(group, samples=(fresh, replace(other, policy_version=version)))], config, policy)
+    batch = make_update(
+        [replace(group, samples=(fresh, replace(other, versions=(VersionSpan(0, version),))))], config, policy
+    )
     passes = old_logprobs(policy, batch)
     process.stop()
     (row,) = batch.rows

@@ -10,13 +10,20 @@ from megatron_eureka.log import logger
 from megatron_eureka.rl.step_advantages import StepAdvantages
 from megatron_eureka.rollout.collect import Collected
 from megatron_eureka.train.rollout_metrics import advantage_metrics, rollout_metrics, warn_of_mismatch
-from megatron_eureka.types import Group, Prompt, Sample
+from megatron_eureka.types import FinishReason, Group, Prompt, Sample, VersionSpan
 
 
 def group(version: int, rewards: list[float], lengths: list[int]) -> Group:
     """A prompt of three tokens; responses of five tokens were cut off."""
     samples = [
-        Sample((1,) * length, (), "length" if length == 5 else "stop", version, "", {"accuracy": r, "total": 1.5 * r})
+        Sample(
+            (1,) * length,
+            (),
+            FinishReason.LENGTH if length == 5 else FinishReason.STOP,
+            (VersionSpan(0, version),),
+            "",
+            {"accuracy": r, "total": 1.5 * r},
+        )
         for r, length in zip(rewards, lengths, strict=True)
     ]
     return Group(Prompt("p", "", (), "", (1, 2, 3), (1, 2, 3)), tuple(samples))

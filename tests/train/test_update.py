@@ -16,7 +16,7 @@ from megatron_eureka.train.logprob_passes import kl_by_sample, logprobs_of, old_
 from megatron_eureka.train.policy import build_policy, run_rows
 from megatron_eureka.train.reference_policy import ReferencePolicy
 from megatron_eureka.train.update import update
-from megatron_eureka.types import Group, Sample
+from megatron_eureka.types import FinishReason, Group, Sample, VersionSpan
 from tests.model.reference import CASES, config_for, pixels
 from tests.ranks import run_ranks
 
@@ -29,7 +29,7 @@ def make_groups(info) -> list[Group]:
     result = []
     for index, (case, rewards) in enumerate(zip(CASES, REWARDS, strict=True)):
         samples = tuple(
-            Sample(response, (-5.0,) * len(response), "stop", 0, "", {"total": reward})
+            Sample(response, (-5.0,) * len(response), FinishReason.STOP, (VersionSpan(0, 0),), "", {"total": reward})
             for response, reward in zip(case.responses, rewards, strict=True)
         )
         result.append(Group(case.prompt(info, index), samples))
@@ -207,7 +207,9 @@ def test_every_layout_and_cut_makes_the_same_update(model, one_rank, layout, opt
 
 
 def test_groups_are_cut_into_updates_of_whole_groups():
-    group = lambda size: Group(None, tuple(Sample((1,), (0.0,), "stop", 0, "") for _ in range(size)))
+    group = lambda size: Group(
+        None, tuple(Sample((1,), (0.0,), FinishReason.STOP, (VersionSpan(0, 0),), "") for _ in range(size))
+    )
     cut = cut_into_updates([group(4), group(4), group(4)], samples_per_update=8)
     assert [len(update) for update in cut] == [2, 1]
     assert [len(update) for update in cut_into_updates([group(4)] * 2, samples_per_update=2)] == [1, 1]

@@ -115,8 +115,8 @@ def evaluate_folder(model: str, data: str, out: str) -> None:
     start_job(config)
     with Scorer(config.reward, config.rollout.max_response_tokens) as scorer:
         loaded = load_data(config, scorer.check_label)
-        engine = ColocatedEngine(EngineOptions.from_config(config))
-        evaluate(config, engine, scorer, loaded.store, loaded.heldout).write(Path(out))
+        engine = ColocatedEngine(EngineOptions.from_config(config), loaded.store)
+        evaluate(config, engine, scorer, loaded.heldout).write(Path(out))
     groups.stop()
     os._exit(0)  # the engine's threads would keep the process
 

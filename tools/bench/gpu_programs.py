@@ -45,7 +45,7 @@ from megatron_eureka.train.reference_policy import ReferencePolicy  # noqa: E402
 from megatron_eureka.train.setup import start_job  # noqa: E402
 from megatron_eureka.train.sft import fit  # noqa: E402
 from megatron_eureka.train.update import update  # noqa: E402
-from megatron_eureka.types import Group, ImageKey, Prompt, Sample  # noqa: E402
+from megatron_eureka.types import FinishReason, Group, ImageKey, Prompt, Sample, VersionSpan  # noqa: E402
 from megatron_eureka.weights import rules_by_name, shards_to_hf  # noqa: E402
 from tools.bench.gpu_variants import Variant  # noqa: E402
 
@@ -88,7 +88,7 @@ def recorded_groups(seed: int = 7) -> list[Group]:
             logprobs = tuple(draw.uniform(-8.0, -3.0) for _ in tokens)
             accuracy = float((number + index) % 2)
             rewards = {"accuracy": accuracy, "total": accuracy + 0.5 * draw.randrange(2)}
-            samples.append(Sample(tokens, logprobs, "stop", 0, "", rewards))
+            samples.append(Sample(tokens, logprobs, FinishReason.STOP, (VersionSpan(0, 0),), "", rewards))
         groups_.append(Group(replace(prompt, token_ids=tuple(draw.randrange(10, 250) for _ in range(12))), (*samples,)))
     return groups_
 

@@ -1,0 +1,82 @@
+"""One list of prompts over the engines of a job: each engine draws its share, and its first rank has it scored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import Protocol
+
+import torch.distributed as dist
+
+from megatron_eureka.engines.protocol import GenerateRequest, Images, OnGroup, Pending, Refusal, SamplingOptions, Timer
+from megatron_eureka.engines.travel import share
+from megatron_eureka.types import Group, Prompt, Sample
+
+
+class Generator(Protocol):
+    """The engine of this rank, one of those of the job."""
+
+    engine_index: int
+    num_engines: int
+
+    def generate(
+        self,
+        requests: Sequence[GenerateRequest],
+        sampling: SamplingOptions,
+        on_samples: Callable[[int, tuple[Sample, ...]], None] | None = None,
+    ) -> list[tuple[Sample, ...] | Refusal]:
+        """For each request its samples, one a seed, in order; or why it was refused.
+
+        Args:
+            on_samples: told of each request that was not refused, by its place in `requests`, when its last sample is
+                finished and others are being generated; it shall not wait.
+        """
+        ...
+
+
+def sample(
+    engine: Generator,
+    images: Images | None,
+    prompts: Sequence[Prompt],
+    seeds: Sequence[tuple[int, ...]],
+    sampling: SamplingOptions,
+    on_group: OnGroup | None = None,
+    timer: Timer = nullcontext,
+    refuse_broken: bool = False,
+) -> list[Group | Refusal]:
+    """See `protocol.Engine.sample`; a collective over the whole job."""
+    mine = range(engine.engine_index, len(prompts), engine.num_engines)
+    requests = {place: _request(prompts[place], images, seeds[place], refuse_broken) for place in mine}
+    asked = [place for place, request in requests.items() if not isinstance(request, Refusal)]
+    pending: dict[int, Pending] = {}
+    leads = dist.get_rank() % (dist.get_world_size() // engine.num_engines) == 0  # the others draw the same tokens
+
+    def score(number: int, samples: tuple[Sample, ...]) -> None:
+        pending[asked[number]] = on_group(Group(prompts[asked[number]], samples))
+
+    with timer("rollout"):
+        on_samples = score if leads and on_group is not None else None
+        drawn = engine.generate([requests[place] for place in asked], sampling, on_samples)
+    results = {**requests, **dict(zip(asked, drawn, strict=True))}
+    with timer("reward"):  # of the last ones; the slowest engine's share of the waiting is in here
+        for place, rewards in pending.items():
+            pairs = zip(results[place], rewards.result(), strict=True)
+            results[place] = tuple(replace(sample, rewards=found) for sample, found in pairs)
+        everything = share(results if leads else {})
+    found = (everything[place] for place in range(len(prompts)))
+    return [
+        result if isinstance(result, Refusal) else Group(prompt, result)
+        for prompt, result in zip(prompts, found, strict=True)
+    ]
+
+
+def _request(
+    prompt: Prompt, images: Images | None, seeds: tuple[int, ...], refuse_broken: bool
+) -> GenerateRequest | Refusal:
+    try:
+        return GenerateRequest(prompt, tuple(images.image(key) for key in prompt.images), seeds)
+    except ValueError as error:
+        if refuse_broken:
+            return Refusal(prompt.id, f"{prompt.place}: {error}")
+        raise ValueError(f"{prompt.place}: {error} (data.on_error = skip leaves such prompts out)") from error
