@@ -3,8 +3,11 @@
 import os
 import subprocess
 import sys
+import threading
 import time
+from contextlib import closing, suppress
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -27,6 +30,11 @@ def alive(pid):
     except ProcessLookupError:
         return False
     return True
+
+
+def kill(pid):
+    with suppress(ProcessLookupError):  # one that was killed while idle is taken away by the next call
+        os.kill(pid, 9)
 
 
 def test_results_come_in_the_order_of_calls(pool):
@@ -64,6 +72,19 @@ def test_workers_killed_while_idle_cost_nothing(pool):
         os.kill(pid, 9)
     assert pool.run([("double", (3,)), ("double", (4,))]) == [Outcome("ok", 6), Outcome("ok", 8)]
     assert pool.counters == {"timeouts": 0, "errors": 0}
+
+
+def test_a_worker_killed_at_any_moment_costs_nothing():
+    """Also while a call is on its way: a pool whose workers share a pipe waits for ever then."""
+    moments, calls = Random(0), [("double", ("x" * 100_000,))] * 60
+    with closing(VerifierPool(workers=2, timeout_s=60, verifier=HOSTILE)) as pool:
+        pool.run(calls[:2])
+        for _ in range(12):  # one death a run: a call that dies twice would be an error
+            killer = threading.Timer(0.1 * moments.random(), kill, [moments.choice(pool.pids())])
+            killer.start()
+            assert pool.run(calls) == [Outcome("ok", "x" * 200_000)] * len(calls)
+            killer.join()
+        assert pool.counters == {"timeouts": 0, "errors": 0}
 
 
 def test_workers_are_light_and_their_output_is_their_own(pool):
