@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from megatron_eureka.bridge.buckets import Bucket, Owned, plan_buckets
 from megatron_eureka.config.model_info import ModelInfo
-from megatron_eureka.weights import Rule, check_tp_size, hf_tensors, rules_by_name, shard_shape, shards_to_hf, table
+from megatron_eureka.weights import check_tp_size, hf_tensors, match_rules, shard_shape, shards_to_hf, table
 
 DEFAULT_BUCKET_BYTES = 512 << 20
 
@@ -152,16 +152,8 @@ class ShardedSource:
 
 
 def _by_rule(parameters: Mapping[str, torch.Tensor], info: ModelInfo, tp_size: int) -> dict[str, torch.Tensor]:
-    """Parameters by canonical name, their shapes compared with the table's."""
-    rules, result = rules_by_name(info), {}
-    for name, tensor in parameters.items():
-        rule: Rule | None = rules.get(name)
-        if rule is None:
-            raise ValueError(f"No rule for parameter {name!r} of shape {list(tensor.shape)}.")
-        expected = shard_shape(rule, tp_size)
-        if tuple(tensor.shape) != expected:
-            raise ValueError(f"Parameter {name!r} has shape {list(tensor.shape)}, expected {list(expected)}.")
-        result[rule.name] = tensor
-    if not result:
+    """Parameters by canonical name."""
+    if not parameters:
         raise ValueError("No parameters given: every pipeline stage holds some.")
-    return result
+    rules = match_rules(parameters, info, tp_size)
+    return {rules[name].name: tensor for name, tensor in parameters.items()}

@@ -11,8 +11,8 @@ from megatron_eureka.checkpoints.finite import check_finite
 from megatron_eureka.checkpoints.hf_reader import HfReader
 from megatron_eureka.checkpoints.keys import check_source
 from megatron_eureka.config.model_info import ModelInfo
-from megatron_eureka.weights.layout import cut_dim, cuts, shard_shape
-from megatron_eureka.weights.table import Rule, check_tp_size, rules_by_name
+from megatron_eureka.weights.layout import cut_dim, cuts, match_rules
+from megatron_eureka.weights.table import check_tp_size
 
 
 def load_hf(
@@ -34,7 +34,7 @@ def load_hf(
             only the loss would show.
     """
     check_tp_size(info, tp_size)
-    rules = _match(parameters, info, tp_size)
+    rules = match_rules(parameters, info, tp_size)
     reader = HfReader(folder)
     for rule in rules.values():
         for source in rule.sources:
@@ -45,25 +45,3 @@ def load_hf(
             values = target.narrow(dim, cut.offset, cut.size)
             reader.read_into(values, cut.source.name, dim, cut.start)
             check_finite(values, f"{cut.source.name!r} in {reader.file_of(cut.source.name)}")
-
-
-def _match(parameters: Mapping[str, torch.Tensor], info: ModelInfo, tp_size: int) -> dict[str, Rule]:
-    """The rule of each given parameter, its shape compared."""
-    known, rules, names = rules_by_name(info), {}, {}
-    for name, tensor in parameters.items():
-        rule = known.get(name)
-        if rule is None:
-            raise ValueError(
-                f"No rule for parameter {name!r} of shape {list(tensor.shape)}. Known are language_model.* with layers "
-                f"0 to {info.num_layers - 1} and visual.* with blocks 0 to {info.vision.depth - 1}."
-            )
-        if rule.name in names:
-            raise ValueError(f"{name!r} and {names[rule.name]!r} are the same parameter; give one of them.")
-        expected = shard_shape(rule, tp_size)
-        if tuple(tensor.shape) != expected:
-            raise ValueError(
-                f"Parameter {name!r} has shape {list(tensor.shape)}, expected {list(expected)} at tensor-parallel "
-                f"size {tp_size}: the model was built from other sizes than {info.hidden_size} x {info.num_layers}."
-            )
-        rules[name], names[rule.name] = rule, name
-    return rules

@@ -34,7 +34,10 @@ def plan(
     Returns:
         The head of each file (length and header), and the extent of each tensor.
     """
-    num_bytes = lambda tensor: torch.Size(tensor.shape).numel() * dtypes[tensor.name].itemsize
+
+    def num_bytes(tensor: HfTensor) -> int:
+        return torch.Size(tensor.shape).numel() * dtypes[tensor.name].itemsize
+
     files, filled = [[]], 0
     for tensor in tensors:
         size = num_bytes(tensor)

@@ -14,7 +14,7 @@ from megatron_eureka.checkpoints.conversion import Conversion, clear_errors, has
 from megatron_eureka.checkpoints.hf_writer import DEFAULT_FILE_BYTES, HfWriter
 from megatron_eureka.checkpoints.new_folder import check_apart
 from megatron_eureka.checkpoints.stored import stored_cuts, stored_rules, stored_tensor
-from megatron_eureka.checkpoints.streaming import ReadRows, Streamer, default_workers
+from megatron_eureka.checkpoints.streaming import Streamer, default_workers
 from megatron_eureka.checkpoints.torch_dist_reader import TorchDistReader
 from megatron_eureka.config.model_folder import find_model_folder
 from megatron_eureka.config.model_info import ModelInfo
@@ -105,7 +105,10 @@ def stored_rows(
     file = f"in {reader.file_of(stored)}"
     dtypes = (reader.dtype(stored), dtype)
     for cut in _row_cuts(rule, source):
-        read: ReadRows = lambda row, target, shift=cut.offset - cut.start: reader.read_rows(stored, row + shift, target)
+
+        def read(row: int, target: memoryview, shift: int = cut.offset - cut.start) -> None:
+            reader.read_rows(stored, row + shift, target)
+
         rows = range(cut.start, cut.start + cut.size)
         yield from streamer.blocks(source.name, rows, row_elements, dtypes, read, file)
 

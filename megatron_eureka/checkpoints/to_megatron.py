@@ -140,7 +140,10 @@ def _fill(reader: HfReader, transfer: Transfer, sinks: list[_Sink], streamer: St
     dtype = transfer.boxes[0].dtype
     for cut in transfer.cuts:
         name, extent = cut.source.name, reader.extent(cut.source.name)
-        read = lambda row, target, name=name, extent=extent: reader.read_bytes(name, row * extent.row_bytes, target)
+
+        def read(row: int, target: memoryview, name: str = name, row_bytes: int = extent.row_bytes) -> None:
+            reader.read_bytes(name, row * row_bytes, target)
+
         rows = range(cut.start, cut.start + cut.size)
         elements = torch.Size(cut.source.shape[1:]).numel()
         for _, data in streamer.blocks(name, rows, elements, (reader.dtype(name), dtype), read, f"in {extent.file}"):

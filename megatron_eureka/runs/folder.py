@@ -104,8 +104,7 @@ class RunFolder:
 
     def checkpoints_newest_first(self) -> list[Path]:
         """The checkpoints that were written to their end; half-written ones have another name and do not count."""
-        steps = [path for path in self.checkpoints.glob("step_*") if path.name.removeprefix("step_").isdigit()]
-        return sorted(steps, key=lambda path: int(path.name.removeprefix("step_")), reverse=True)
+        return steps_newest_first(self.checkpoints)
 
     def last_checkpoint(self) -> Path | None:
         """The newest of them."""
@@ -142,6 +141,12 @@ class RunFolder:
     def close(self) -> None:
         """Give the folder up."""
         self._held.close()
+
+
+def steps_newest_first(folder: Path) -> list[Path]:
+    """What is named `step_N` in a folder."""
+    steps = [path for path in folder.glob("step_*") if path.name.removeprefix("step_").isdigit()]
+    return sorted(steps, key=lambda path: int(path.name.removeprefix("step_")), reverse=True)
 
 
 def _step_of(line: str) -> int | None:

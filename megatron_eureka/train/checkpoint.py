@@ -25,6 +25,7 @@ from megatron_eureka.checkpoints.megatron_loader import first_cause, load_sharde
 from megatron_eureka.config.model_folder import find_model_folder
 from megatron_eureka.files import disk_full
 from megatron_eureka.parallel import cpu_shim
+from megatron_eureka.runs.folder import steps_newest_first
 from megatron_eureka.runs.saved_layout import LAYOUT, saved_layout
 from megatron_eureka.train.policy import Policy, torch_adams
 
@@ -94,9 +95,7 @@ def _make_model_folder(policy: Policy, folder: Path) -> None:
 
 
 def _prune(folder: Path, keep: int) -> None:
-    number = lambda path: int(path.name.removeprefix("step_"))
-    steps = sorted((p for p in folder.glob("step_*") if p.name.removeprefix("step_").isdigit()), key=number)
-    for path in steps[:-keep]:
+    for path in steps_newest_first(folder)[keep:]:
         shutil.rmtree(path)
 
 

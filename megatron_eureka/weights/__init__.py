@@ -1,6 +1,6 @@
 """What is where: the one table of weights, and the cuts by which a tensor-parallel rank's parameter is made of them."""
 
-from megatron_eureka.weights.layout import Cut, cuts, hf_to_shard, shard_shape, shards_to_hf
+from megatron_eureka.weights.layout import Cut, cuts, hf_to_shard, match_rules, shard_shape, shards_to_hf
 from megatron_eureka.weights.table import HfTensor, Rule, check_tp_size, hf_tensors, rules_by_name, table
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "cuts",
     "hf_tensors",
     "hf_to_shard",
+    "match_rules",
     "rules_by_name",
     "shard_shape",
     "shards_to_hf",

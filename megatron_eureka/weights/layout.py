@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from megatron_eureka.weights.table import HfTensor, Rule
+from megatron_eureka.config.model_info import ModelInfo
+from megatron_eureka.weights.table import HfTensor, Rule, rules_by_name
 
 
 @dataclass(frozen=True)
@@ -70,3 +71,29 @@ def shards_to_hf(rule: Rule, shards: Sequence[torch.Tensor]) -> dict[str, torch.
         for cut in cuts(rule, tp_rank, len(shards)):
             result[cut.source.name].narrow(dim, cut.start, cut.size).copy_(shard.narrow(dim, cut.offset, cut.size))
     return result
+
+
+def match_rules(parameters: Mapping[str, torch.Tensor], info: ModelInfo, tp_size: int) -> dict[str, Rule]:
+    """The rule of each parameter of a rank, by the name that it was given under, either layer spec's.
+
+    Raises:
+        ValueError: a parameter has no rule or another shape, or was given under both of its names.
+    """
+    known, rules, names = rules_by_name(info), {}, {}
+    for name, tensor in parameters.items():
+        rule = known.get(name)
+        if rule is None:
+            raise ValueError(
+                f"No rule for parameter {name!r} of shape {list(tensor.shape)}. Known are language_model.* with layers "
+                f"0 to {info.num_layers - 1} and visual.* with blocks 0 to {info.vision.depth - 1}."
+            )
+        if rule.name in names:
+            raise ValueError(f"{name!r} and {names[rule.name]!r} are the same parameter; give one of them.")
+        expected = shard_shape(rule, tp_size)
+        if tuple(tensor.shape) != expected:
+            raise ValueError(
+                f"Parameter {name!r} has shape {list(tensor.shape)}, expected {list(expected)} at tensor-parallel "
+                f"size {tp_size}: the model was built from other sizes than {info.hidden_size} x {info.num_layers}."
+            )
+        rules[name], names[rule.name] = rule, name
+    return rules
