@@ -133,7 +133,7 @@ def test_a_lock_goes_with_its_process_however_that_ends_and_whatever_it_forked(t
         "import os, sys, time; from pathlib import Path; from megatron_eureka.files import only_writer\n"
         "with only_writer(Path(sys.argv[1]), 'x', 'y'):\n"
         "    child = os.fork()\n"
-        "    print(child, flush=True)\n"
+        "    os.write(1, b'%d\\n' % child)\n"  # whole lines: an unbuffered print writes the end of one by itself
         "    time.sleep(600)"
     )
     process = subprocess.Popen([sys.executable, "-c", script, str(lock)], stdout=subprocess.PIPE, text=True)
