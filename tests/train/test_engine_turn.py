@@ -2,9 +2,8 @@
 
 from types import SimpleNamespace
 
-from megatron_eureka.runs.timers import Timers
-
 from megatron_eureka.engines.colocated import ColocatedEngine
+from megatron_eureka.runs.timers import Timers
 from megatron_eureka.train import grpo
 from megatron_eureka.train.session import engine_turn
 

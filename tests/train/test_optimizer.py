@@ -4,13 +4,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from megatron_eureka.runs.timers import Timers
 
 from examples.digits.model import make_model
 from megatron_eureka.config.schema import Config
 from megatron_eureka.parallel import groups
 from megatron_eureka.parallel.layout import Layout
 from megatron_eureka.rl.step_advantages import StepAdvantages
+from megatron_eureka.runs.timers import Timers
 from megatron_eureka.train import grpo
 from megatron_eureka.train.policy import build_policy, step
 from megatron_eureka.train.schedule import learning_rate
