@@ -1,6 +1,8 @@
 """Options from YAML and the command line: inheritance, overrides, and errors that name file and option."""
 
+import functools
 import json
+import operator
 import subprocess
 import sys
 from pathlib import Path
@@ -174,3 +176,25 @@ def test_a_recipe_may_stand_before_or_after_what_it_is_laid_over(size, recipe):
     assert not options_of(size) & options_of(recipe)
     before, after = (load_config(first, [str(second)]) for first, second in ((recipe, size), (size, recipe)))
     assert before == after
+
+
+def leaves(tree, prefix=""):
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+@pytest.mark.parametrize("file", sorted(CONFIGS.rglob("*.yaml")), ids=lambda file: file.stem)
+def test_no_file_says_what_holds_without_it(file):
+    """A value that its base, or the default, has already."""
+    raw = yaml.safe_load(file.read_text("utf-8"))
+    base = raw.pop("base", None)
+    inherited = load_config(file.parent / base if base else None).model_dump()
+    whole = load_config(file).model_dump()
+
+    def value_of(tree, option):
+        return functools.reduce(operator.getitem, option.split("."), tree)
+
+    assert not [option for option in leaves(raw) if value_of(whole, option) == value_of(inherited, option)]
