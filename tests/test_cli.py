@@ -28,11 +28,14 @@ def cli(*arguments: str) -> subprocess.CompletedProcess:
 )
 def test_a_plan_shows_resolved_options_and_the_rank_grid(config, grid, last, tmp_path):
     options = ["train.seed=7", f"logging.root={tmp_path}"]  # whatever lies in runs/ here
-    result = cli("sft" if "sft" in config else "train", config, *options, "--dry-run")
-    assert result.returncode == 0, result.stderr
-    options, _, rest = result.stdout.partition(grid)
-    assert rest and yaml.safe_load(options)["train"]["seed"] == 7
-    assert "stage 0, replica 0: ranks 0" in rest and last in rest
+    for flags in ((), ("-v",)):
+        result = cli("sft" if "sft" in config else "train", config, *options, "--dry-run", *flags)
+        assert result.returncode == 0, result.stderr
+        plan, _, told = result.stdout.partition("\n\n")
+        assert plan.startswith(grid) and "stage 0, replica 0: ranks 0" in plan and last in plan
+        found = yaml.safe_load(told)
+        assert found["train"]["seed"] == 7
+        assert ("top_p" in found.get("rollout", {})) == bool(flags)  # a default
 
 
 def test_a_plan_of_a_published_model_is_checked_against_its_sizes():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,7 @@ import typer
 from megatron_eureka.config.checks import Task, doubts
 from megatron_eureka.config.load import dump, load_config
 from megatron_eureka.config.model_folder import find_model_folder
+from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.config.schema import Config
 from megatron_eureka.launch.elastic import is_rank, launch_ranks, run_rank
 from megatron_eureka.log import logger, setup_logging
@@ -24,7 +26,19 @@ ConfigFile = Annotated[Path, typer.Argument(help="YAML file of options, such as 
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="Options to change: section.option=value, or YAML files to lay over.")
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved options and the rank grid; start nothing.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan: ranks, memory, options; start nothing.")]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="With --dry-run: all options, not the changed ones alone.")
+]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Whether a plan is asked for instead of a run, and how much of it."""
+
+    asked: bool
+    verbose: bool
+
 
 TRAIN_HELP = """Train a model by GRPO.
 
@@ -50,7 +64,7 @@ Examples:
 """
 
 
-def train(config: ConfigFile, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+def train(config: ConfigFile, overrides: Overrides = None, dry_run: DryRun = False, verbose: Verbose = False) -> None:
     """Train by GRPO."""
 
     def body(options: Config, name: str) -> None:
@@ -58,10 +72,10 @@ def train(config: ConfigFile, overrides: Overrides = None, dry_run: DryRun = Fal
 
         run(options, name)
 
-    _command("grpo", "train", config, overrides or [], dry_run, body)
+    _command("grpo", "train", config, overrides or [], Plan(dry_run, verbose), body)
 
 
-def sft(config: ConfigFile, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+def sft(config: ConfigFile, overrides: Overrides = None, dry_run: DryRun = False, verbose: Verbose = False) -> None:
     """Fine-tune on demonstrations."""
 
     def body(options: Config, name: str) -> None:
@@ -69,7 +83,7 @@ def sft(config: ConfigFile, overrides: Overrides = None, dry_run: DryRun = False
 
         fine_tune(options, name)
 
-    _command("sft", "sft", config, overrides or [], dry_run, body)
+    _command("sft", "sft", config, overrides or [], Plan(dry_run, verbose), body)
 
 
 def _command(
@@ -77,19 +91,19 @@ def _command(
     command: str,
     file: Path,
     overrides: list[str],
-    dry_run: bool,
+    plan: Plan,
     body: Callable[[Config, str], None],
 ) -> None:
-    as_rank = is_rank() and not dry_run  # first: it tells srun's ranks their numbers, and rank 0 alone logs
+    as_rank = is_rank() and not plan.asked  # first: it tells srun's ranks their numbers, and rank 0 alone logs
     setup_logging()
     config = load_config(file, overrides)
     if as_rank:
         sys.exit(run_rank(lambda: _run_as_rank(task, config, file.stem, body)))
     num_ranks = config.launch.ranks * config.launch.nodes
-    found = preflight(config, task, num_ranks, file.stem, for_plan=dry_run)
-    if dry_run:
+    found = preflight(config, task, num_ranks, file.stem, for_plan=plan.asked)
+    if plan.asked:
         _tell_doubts(task, config)
-        typer.echo(_plan(config, found, num_ranks))
+        typer.echo(_plan(config, found, num_ranks, plan.verbose))
         return
     if config.launch.nodes > 1:
         raise ValueError(
@@ -112,21 +126,30 @@ def _tell_doubts(task: Task, config: Config) -> None:
         logger.warning("%s", doubt)
 
 
-def _plan(config: Config, found: Preflight, num_ranks: int) -> str:
-    parallel, info = config.parallel, found.info
+def _plan(config: Config, found: Preflight, num_ranks: int, verbose: bool) -> str:
+    """Who does what, the memory, what is missing, and the options: those that differ from the defaults, or all."""
+    parallel = config.parallel
     layout = Layout.fill(num_ranks, tp=parallel.tp, pp=parallel.pp, cp=parallel.cp, vpp=parallel.vpp)
-    lines = [
-        dump(config),
-        layout.grid(),
-        f"{num_ranks // config.rollout.tp} engines of tp {config.rollout.tp}, colocated",
-    ]
-    lines += [f"here and today a run would be refused: {sentence}" for sentence in found.absent]
+    return "\n".join(
+        [
+            layout.grid(),
+            f"{num_ranks // config.rollout.tp} engines of tp {config.rollout.tp}, colocated",
+            *_of_model(config, found.info, num_ranks),
+            *(f"here and today a run would be refused: {sentence}" for sentence in found.absent),
+            "",
+            "# all options" if verbose else "# options that differ from the defaults (-v: all)",
+            dump(config, only_changed=not verbose),
+        ]
+    )
+
+
+def _of_model(config: Config, info: ModelInfo | None, num_ranks: int) -> list[str]:
     if info is None:
-        lines.append(f"{config.model.path} is not there yet: what depends on the model was not checked")
-        return "\n".join(lines)
+        return [f"{config.model.path} is not there yet: what depends on the model was not checked"]
     memory = estimate_memory(config, info, num_ranks)
     parts = ", ".join(f"{name.replace('_', ' ')} {value / GIB:.2f}" for name, value in vars(memory).items())
     folder = Path(config.model.path)
-    lines.append(f"model: {find_model_folder(folder) if folder.is_dir() else f'published sizes of {folder}'}")
-    total = f"{memory.training / GIB:.2f} ({parts})"
-    return "\n".join([*lines, f"memory of the fullest rank, GiB (estimate): training {total}"])
+    return [
+        f"model: {find_model_folder(folder) if folder.is_dir() else f'published sizes of {folder}'}",
+        f"memory of the fullest rank, GiB (estimate): training {memory.training / GIB:.2f} ({parts})",
+    ]

@@ -50,9 +50,14 @@ def load_config(path: str | Path | None, overrides: Iterable[str] = ()) -> Confi
         raise ValueError(_explain(error, origins)) from None
 
 
-def dump(config: Config) -> str:
-    """The resolved options as YAML that `load_config` reads back to an equal Config."""
-    return yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True, width=120)
+def dump(config: Config, only_changed: bool = False) -> str:
+    """The resolved options as YAML that `load_config` reads back to an equal Config.
+
+    Args:
+        only_changed: those that differ from the defaults; "{}" if none do.
+    """
+    options = config.model_dump(exclude_defaults=only_changed)
+    return yaml.safe_dump(options, sort_keys=False, allow_unicode=True, width=120)
 
 
 def schema_json() -> str:
