@@ -111,7 +111,10 @@ class ShardedSource:
 
     def _allocate(self, buckets: tuple[Bucket, ...]) -> None:
         sizes = [bucket.num_bytes * (self._tp_size if bucket.gathered else 1) for bucket in buckets]
-        empty = lambda size: torch.empty(size, dtype=torch.uint8, device=self._device)
+
+        def empty(size):
+            return torch.empty(size, dtype=torch.uint8, device=self._device)
+
         self._buffers = [empty(max(sizes, default=0)) for _ in range(min(2, len(sizes)))]
         self._own_part = empty(max((bucket.num_bytes for bucket in buckets), default=0))
 

@@ -38,7 +38,10 @@ def companion_problems(folder: str | Path) -> list[str]:
 
 def _missing(folder: Path) -> list[str]:
     """Names of files that are not there, alternatives in one."""
-    there = lambda name: (folder / name).is_file()
+
+    def there(name):
+        return (folder / name).is_file()
+
     missing = [] if there(TOKENIZER_CONFIG) else [TOKENIZER_CONFIG]
     if not there("tokenizer.json") and not (there("vocab.json") and there("merges.txt")):
         missing.append("tokenizer.json (or vocab.json and merges.txt)")

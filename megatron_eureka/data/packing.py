@@ -131,7 +131,10 @@ def pack(items: Sequence[Item], length: int, image_token_id: int, merge_size: in
         segments.append(Segment(used, length, ((used, length),)))
         tokens.extend([0] * (length - used))
         positions.append(torch.zeros(3, length - used, dtype=torch.int64))
-    as_tensor = lambda numbers: torch.tensor(numbers, dtype=torch.int64)
+
+    def as_tensor(numbers):
+        return torch.tensor(numbers, dtype=torch.int64)
+
     return MicroBatch(
         token_ids=as_tensor(tokens),
         positions=torch.cat(positions, dim=1),

@@ -88,7 +88,10 @@ def made_up_prompts(info: ModelInfo) -> list[Prompt]:
 def _prompt(info: ModelInfo, number: int, grids: tuple[tuple[int, int, int], ...]) -> Prompt:
     generator = torch.Generator().manual_seed(number)
     special = min(info.image_token_id, info.vision_start_token_id, info.vocab_size)
-    text = lambda: torch.randint(special, (TEXT_TOKENS,), generator=generator).tolist()
+
+    def text():
+        return torch.randint(special, (TEXT_TOKENS,), generator=generator).tolist()
+
     images = [_picture(grid, info.vision.spatial_merge_size) for grid in grids]
     tokens = text()
     for image in images:

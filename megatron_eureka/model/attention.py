@@ -61,7 +61,10 @@ def flash_index(segments: tuple[Segment, ...], device: torch.device) -> FlashInd
     queries = [segment.end - segment.start for segment in segments]
     keys = [segment.num_keys for segment in segments]
     index = torch.cat([torch.arange(start, end) for segment in segments for start, end in segment.key_ranges])
-    cumulative = lambda sizes: F.pad(torch.tensor(sizes).cumsum(0), (1, 0)).to(device=device, dtype=torch.int32)
+
+    def cumulative(sizes):
+        return F.pad(torch.tensor(sizes).cumsum(0), (1, 0)).to(device=device, dtype=torch.int32)
+
     return FlashIndex(index.to(device), cumulative(queries), cumulative(keys), max(queries), max(keys))
 
 
@@ -72,7 +75,10 @@ def packed_row(segments: tuple[Segment, ...], device: torch.device, dtype: torch
     ranges = [pair for segment in segments for pair in segment.key_ranges]
     cuts = sorted({0, segments[-1].end, *(place for pair in ranges for place in pair)})
     number = {place: index for index, place in enumerate(cuts)}
-    between = lambda start, end: range(number[start], number[end])
+
+    def between(start, end):
+        return range(number[start], number[end])
+
     return PackedRow(
         queries=tuple(segment.end - segment.start for segment in segments),
         pieces=tuple(end - start for start, end in itertools.pairwise(cuts)),
@@ -141,7 +147,9 @@ class SegmentAttention(MegatronModule):
         )
 
     def _by_segment(self, query, key, value, row: PackedRow) -> torch.Tensor:
-        batch = lambda x: x.transpose(0, 1).unsqueeze(0)  # [t, h, d] -> [1, h, t, d]
+        def batch(x):
+            return x.transpose(0, 1).unsqueeze(0)  # [t, h, d] -> [1, h, t, d]
+
         # One cut for all segments: the gradient of a slice is a tensor of the whole row, that of the cut is made once.
         queries, keys, values = query.split(row.queries), key.split(row.pieces), value.split(row.pieces)
         outputs = []

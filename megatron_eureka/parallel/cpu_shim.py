@@ -69,7 +69,9 @@ def _on_cpu(factory):
 
 
 def _torch_view() -> _View:
-    nothing = lambda *args, **kwargs: None
+    def nothing(*args, **kwargs):
+        return None
+
     cuda = _View(
         torch.cuda,
         current_device=lambda: _CPU,

@@ -88,7 +88,10 @@ def correction_sums(
     first = _first_of_sample(sample_index)  # one token a sample stands for it
     training_log_ppl, rollout_log_ppl = (-mean_by_sample(values, sample_index)[first] for values in (trainer, engine))
     sequence_ratio = _exp(mean_by_sample(log_ratio, sample_index) * _lengths(sample_index))[first]
-    top = lambda values: values.amax() if len(values) else values.sum()
+
+    def top(values):
+        return values.amax() if len(values) else values.sum()
+
     return {
         "tokens": log_ratio.new_tensor(float(len(log_ratio))),
         "samples": first.sum(),

@@ -23,14 +23,13 @@ class RunFolder:
 
     def __init__(self, root: str, name: str):
         self.path = Path(root) / name
+        self.checkpoints = self.path / "checkpoints"
+        self.export = self.path / "export"
+        self.rollouts = self.path / "rollouts"
+        self.evaluation = self.path / "evaluation"
+        self.metrics = self.path / "metrics.jsonl"
+        self.images = self.path / ".images"  # resized pictures that memory does not hold, during the run
         self._held = ExitStack()
-
-    checkpoints = property(lambda self: self.path / "checkpoints")
-    export = property(lambda self: self.path / "export")
-    rollouts = property(lambda self: self.path / "rollouts")
-    evaluation = property(lambda self: self.path / "evaluation")
-    metrics = property(lambda self: self.path / "metrics.jsonl")
-    images = property(lambda self: self.path / ".images")  # resized pictures that memory does not hold, during the run
 
     def open(self, resolved_config: str, resume: str, overwrite: bool) -> None:
         """Take the folder for this process and write the resolved config into it.

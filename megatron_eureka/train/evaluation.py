@@ -16,7 +16,10 @@ def evaluate_if(session: Session, step: int, due: bool) -> None:
     if not due:
         return
     results = session.run.folder.evaluation
-    lacks = lambda path: not run_on_main(path.exists, for_all=True)
+
+    def lacks(path):
+        return not run_on_main(path.exists, for_all=True)
+
     if session.data.heldout and lacks(results / f"step_{step}.jsonl"):
         _answer_heldout(session, step)
     if session.benchmarks and lacks(results / f"step_{step}" / f"{session.benchmarks[-1].name}.jsonl"):

@@ -213,7 +213,10 @@ def run_rows(
         def loss_func(hidden):
             states, head = bare.predicting(hidden, row), bare.head(policy.temperature, policy.banned, chunk_bytes)
             if by_token and not forward_only:
-                of_part = lambda part, logprobs, entropies: row_loss(number, row, logprobs, entropies, part)[0]
+
+                def of_part(part, logprobs, entropies):
+                    return row_loss(number, row, logprobs, entropies, part)[0]
+
                 loss, logprobs, entropies = token_losses(states, row.targets, head, of_part)
                 report = row_loss(number, row, logprobs, entropies)[1]
             else:

@@ -32,7 +32,10 @@ def update(
 
     def row_loss(number: int, row: MicroBatch, logprobs: torch.Tensor, entropies: torch.Tensor, part: slice = WHOLE):
         index = row.sample_index[part]
-        on_device = lambda values: values.to(logprobs.device)[index]
+
+        def on_device(values):
+            return values.to(logprobs.device)[index]
+
         tokens = Tokens(logprobs, passes.old[number][part], on_device(advantages), index)
         result = LOSSES[algorithm.loss](tokens, algorithm)
         weights = batch.token_weights(row)[part].to(logprobs.device)
@@ -52,7 +55,10 @@ def update(
     reports = accumulate(policy, batch.rows, row_loss, by_token=algorithm.loss in OF_TOKENS)
     totals = sum_over_job(policy, reports, SUMS, maxima=("ratio_deviation",))
     result = step(policy, number, num_updates)
-    mean = lambda name: totals[name] / max(totals["tokens"], 1.0)
+
+    def mean(name):
+        return totals[name] / max(totals["tokens"], 1.0)
+
     metrics = {
         "actor/loss": totals["loss"],
         "actor/pg_loss": totals["policy_loss"],

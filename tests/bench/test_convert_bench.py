@@ -278,7 +278,10 @@ def stand_ins(folder: Path, to_hf: str = "to_hf") -> Tools:
     """Tools that copy folders; verify finds no fault."""
     script = folder / "stand_in.py"
     script.write_text(STAND_IN, "utf-8")
-    tool = lambda *arguments: (sys.executable, "-I", "-S", *arguments)
+
+    def tool(*arguments):
+        return (sys.executable, "-I", "-S", *arguments)
+
     return Tools(tool(str(script), "to_megatron"), tool(str(script), to_hf), tool("-c", "pass"))
 
 

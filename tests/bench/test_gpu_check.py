@@ -96,9 +96,12 @@ def test_a_parameter_that_a_checkpoint_changes_fails():
 def test_bf16_is_judged_by_what_bf16_costs_on_the_cpu():
     yardstick = changed("sft", "losses", 0.02)
     within, beyond = changed("sft", "losses", 0.05), changed("sft", "losses", 0.07)  # three times 0.02 is allowed
-    status = lambda got, against: {check.name: check for check in compare(CUDA_BF16, got, results(), against)}[
-        f"sft/losses [{CUDA_BF16.name}]"
-    ]
+
+    def status(got, against):
+        return {check.name: check for check in compare(CUDA_BF16, got, results(), against)}[
+            f"sft/losses [{CUDA_BF16.name}]"
+        ]
+
     assert status(within, yardstick).status == "passed"
     assert status(within, yardstick).tolerance == pytest.approx(0.06, rel=1e-5)
     assert status(beyond, yardstick).status == "failed"

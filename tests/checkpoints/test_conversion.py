@@ -23,7 +23,10 @@ SIZES = {"std": 0.15, "hidden_size": 256, "num_heads": 8, "num_kv_heads": 4, "nu
 LAYOUTS = [
     Layout(tp=tp, pp=pp, vpp=vpp) for tp in (1, 2, 4) for pp in (1, 2, 4) for vpp in (1, 2) if vpp == 1 or pp > 1
 ]
-NAME = lambda layout: f"tp{layout.tp} pp{layout.pp} vpp{layout.vpp}"
+
+
+def NAME(layout):
+    return f"tp{layout.tp} pp{layout.pp} vpp{layout.vpp}"
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +145,10 @@ def swap(rules, one, other):
 def change(rules, name, **fields):
     """One rule with other fields; a function of the rule makes a field."""
     assert sum(rule.name == name for rule in rules) == 1
-    make = lambda rule: {key: value(rule) if callable(value) else value for key, value in fields.items()}
+
+    def make(rule):
+        return {key: value(rule) if callable(value) else value for key, value in fields.items()}
+
     return tuple(replace(rule, **make(rule)) if rule.name == name else rule for rule in rules)
 
 

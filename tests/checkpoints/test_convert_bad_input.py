@@ -119,7 +119,10 @@ def test_values_that_are_no_numbers(hf, tmp_path, value):
     hf_to_megatron(hf, tmp_path / "megatron", check_finite=False)  # bits are bits, when asked
     refused(megatron_to_hf, tmp_path / "megatron", tmp_path / "out", K_PROJ, ".distcp", parts[2])
     megatron_to_hf(tmp_path / "megatron", tmp_path / "back", check_finite=False)
-    bits = lambda tensors: {name: tensor.view(torch.int32) for name, tensor in tensors.items()}
+
+    def bits(tensors):
+        return {name: tensor.view(torch.int32) for name, tensor in tensors.items()}
+
     assert_equal(bits(read_all(tmp_path / "back")), bits(load_file(hf / "model.safetensors")))
 
 
@@ -203,8 +206,14 @@ def test_a_damaged_index(megatron, tmp_path):
 
 
 DCP = "torch.distributed.checkpoint"
-NAMED = lambda module, name: f"c{module}\n{name}\n".encode()
-TEXT = lambda text: b"X" + len(text).to_bytes(4, "little") + text.encode()
+
+
+def NAMED(module, name):
+    return f"c{module}\n{name}\n".encode()
+
+
+def TEXT(text):
+    return b"X" + len(text).to_bytes(4, "little") + text.encode()
 
 
 @pytest.mark.parametrize(

@@ -182,7 +182,10 @@ def test_a_disk_that_fills_at_any_write_leaves_nothing(hf, megatron, tmp_path, m
     if direction == "there":  # torch's own writer would say "unexpected pos 704 vs 598"
         write_bytes = Path.write_bytes
         for name in ("common.pt", ".metadata"):
-            whole = lambda file, data, name=name: full_disk() if file.name == name else write_bytes(file, data)
+
+            def whole(file, data, name=name):
+                return full_disk() if file.name == name else write_bytes(file, data)
+
             monkeypatch.setattr(Path, "write_bytes", whole)
             with pytest.raises(RuntimeError, match="was not written.*is full "):
                 convert(source, tmp_path / "out")
@@ -295,10 +298,13 @@ def test_exit_codes_and_messages_of_the_commands(hf, tmp_path):
 @pytest.mark.slow
 def test_a_write_that_fails_in_the_middle(hf, tmp_path):
     """A limit on the size of files stands for a full disk: the system call fails, whatever was free before."""
-    limit = lambda: (
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN),
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000)),
-    )
+
+    def limit():
+        return (
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN),
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000)),
+        )
+
     failed = tool("hf_to_megatron", "--hf", hf, "--megatron", tmp_path / "megatron", preexec_fn=limit)
     assert failed.returncode == 1
     assert "was not written: [Errno 27]" in failed.stderr and failed.stderr.count("\n") == 1
@@ -325,8 +331,11 @@ def test_a_time_limit_and_ctrl_c_clear_away(hf, tmp_path, number):
     """SIGTERM is what a job gets at its end."""
     script = str(ROOT / "tools" / "convert" / "hf_to_megatron.py")
     command = [sys.executable, "-c", SLOW_TOOL, script, "--hf", str(hf), "--megatron", str(tmp_path / "out")]
+
     # A shell starts its background jobs with SIGINT ignored, and the tests may be one.
-    listen = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    def listen():
+        return signal.signal(signal.SIGINT, signal.SIG_DFL)
+
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=listen)
     while not list(tmp_path.glob(".out.partial-*/*.distcp")):
         time.sleep(0.001)

@@ -114,7 +114,10 @@ def check_samples_and_refusals(engine, requests, result):
     assert isinstance(missing, Refusal) and isinstance(miscounted, Refusal)
     assert told == {1: again_image, 3: again_text}  # by place; nothing of the refused ones
     again = [again_image, again_text]
-    tokens = lambda samples: [sample.token_ids for sample in samples]
+
+    def tokens(samples):
+        return [sample.token_ids for sample in samples]
+
     assert [tokens(samples) for samples in again] == [tokens(image), tokens(text)]  # whatever else is in the batch
 
 
@@ -150,7 +153,10 @@ def check_stopping(engine, request):
     assert stopped.token_ids == whole.token_ids[: len(stopped.token_ids)]
     many = [GenerateRequest(request.prompt, (), (seed,)) for seed in range(32)]
     others_run = []
-    note = lambda place, samples: others_run.append(engine._llm.llm_engine.has_unfinished_requests())
+
+    def note(place, samples):
+        return others_run.append(engine._llm.llm_engine.has_unfinished_requests())
+
     samples = [sample for (sample,) in engine.generate(many, SamplingOptions(max_tokens=200), note)]
     assert len(others_run) == 32 and others_run[0] and not others_run[-1]  # each is told when it is done
     ended = [sample for sample in samples if sample.finish_reason == "stop"]
@@ -161,7 +167,10 @@ def check_stopping(engine, request):
 
 def check_suppression(engine, request, reference):
     many = GenerateRequest(request.prompt, (), tuple(range(32)))
-    drawn = lambda: {t for s in engine.generate([many], SamplingOptions(max_tokens=64))[0] for t in s.token_ids}
+
+    def drawn():
+        return {t for s in engine.generate([many], SamplingOptions(max_tokens=64))[0] for t in s.token_ids}
+
     assert not drawn() & set(engine.suppressed)
     # The test can fail: without the mask the model would draw them.
     ((sample, *_),) = engine.generate([many], SamplingOptions(max_tokens=64))
@@ -239,7 +248,9 @@ def generate_within(rank, world, folder, requests, kv_cache_mib):
     def options(mib, **changes):
         return EngineOptions(str(folder), max_model_tokens=2048, kv_cache_bytes=mib << 20, **changes)
 
-    tokens = lambda samples: [sample.token_ids for sample in samples]
+    def tokens(samples):
+        return [sample.token_ids for sample in samples]
+
     sampling = SamplingOptions(max_tokens=200)
     with pytest.raises(ValueError, match="2048 tokens .* needs 4 MiB of KV cache; rollout.kv_cache_mib is 3. Raise it"):
         ColocatedEngine(options(3))

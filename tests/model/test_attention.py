@@ -44,7 +44,10 @@ def attention():
 
 def test_outputs_and_gradients_are_those_of_a_dense_mask(attention):
     generator = torch.Generator().manual_seed(0)
-    random = lambda heads: torch.randn(16, heads, SIZE, generator=generator)
+
+    def random(heads):
+        return torch.randn(16, heads, SIZE, generator=generator)
+
     inputs, upstream = (random(HEADS), random(KEY_HEADS), random(KEY_HEADS)), torch.randn(16, HEADS * SIZE)
     ours = [x.clone().requires_grad_() for x in inputs]
     row = packed_row(SEGMENTS, torch.device("cpu"), torch.float32)

@@ -18,7 +18,10 @@ BANNED = (0, 9, *range(16, 24), 31)  # with 4 ranks, all that the third one has
 def case() -> tuple[torch.Tensor, ...]:
     """Hidden states, head, targets that are not banned, and gradients of both outputs."""
     generator = torch.Generator().manual_seed(0)
-    random = lambda *shape: torch.randn(*shape, generator=generator)
+
+    def random(*shape):
+        return torch.randn(*shape, generator=generator)
+
     allowed = torch.tensor([token for token in range(VOCABULARY) if token not in BANNED])
     targets = allowed[torch.randint(len(allowed), (TARGETS,), generator=generator)]
     return random(TARGETS, HIDDEN), random(VOCABULARY, HIDDEN), targets, random(TARGETS), random(TARGETS)
@@ -138,7 +141,10 @@ def test_a_target_far_below_the_peak_keeps_its_logprob_and_gradient(world):
 def without_entropy(rank, world):
     hidden, weight, targets, grad_logprobs, _ = case()
     head = Head(weight.requires_grad_(), dist.group.WORLD, chunk_bytes=4 * 4 * len(weight))
-    loss = lambda part, logprobs, entropies: (logprobs * grad_logprobs[part]).sum()
+
+    def loss(part, logprobs, entropies):
+        return (logprobs * grad_logprobs[part]).sum()
+
     made = []
     original = logprobs_module._Chunk.gradient
     logprobs_module._Chunk.gradient = lambda self, *arguments: made.append(arguments[1]) or original(self, *arguments)
@@ -182,7 +188,10 @@ def in_bf16(rank, world, with_main_grad):
     loss, *_ = token_losses(states, targets, head, lambda part, logprobs, _: (logprobs * upstream[part]).sum())
     loss.backward()
     found = rows.main_grad if with_main_grad else rows.grad
-    error = lambda mine, right: float((mine.double() - right).norm() / right.norm())
+
+    def error(mine, right):
+        return float((mine.double() - right).norm() / right.norm())
+
     blocks = zip(
         found.split(logprobs_module.BLOCK_ROWS), expected["weight"].split(logprobs_module.BLOCK_ROWS), strict=True
     )

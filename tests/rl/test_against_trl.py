@@ -58,7 +58,10 @@ CASES = {
 def batch(request) -> dict[str, torch.Tensor]:
     """[samples, longest] tensors as TRL pads them, float64."""
     generator = torch.Generator().manual_seed(request.param)
-    draw = lambda scale: scale * torch.randn(len(LENGTHS), max(LENGTHS), generator=generator, dtype=torch.float64)
+
+    def draw(scale):
+        return scale * torch.randn(len(LENGTHS), max(LENGTHS), generator=generator, dtype=torch.float64)
+
     old = -draw(1.0).abs()
     return {
         "old": old,

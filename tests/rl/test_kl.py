@@ -32,7 +32,10 @@ def test_as_a_loss_k2_has_the_gradient_of_the_divergence_and_k1_none():
         return torch.autograd.grad(term(policy), logits)[0]
 
     expected = gradient(lambda policy: (policy.exp() * (policy - reference)).sum())
-    drawn = lambda name: lambda policy: (policy.exp().detach() * KL_ESTIMATORS[name](policy - reference)).sum()
+
+    def drawn(name):
+        return lambda policy: (policy.exp().detach() * KL_ESTIMATORS[name](policy - reference)).sum()
+
     torch.testing.assert_close(gradient(drawn("k2")), expected, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(gradient(drawn("k1")), torch.zeros(7, dtype=torch.float64), rtol=0, atol=1e-12)
 

@@ -91,10 +91,16 @@ def test_cispo_cuts_the_weight_and_keeps_the_gradient():
 @pytest.mark.parametrize("name", ["ppo_clip", "gspo"])
 def test_gradient_equals_finite_differences(name):
     generator = torch.Generator().manual_seed(0)
-    draw = lambda: torch.randn(64, generator=generator, dtype=torch.float64)
+
+    def draw():
+        return torch.randn(64, generator=generator, dtype=torch.float64)
+
     logprobs, advantages = draw().mul_(0.3).requires_grad_(), draw()
     index = torch.arange(64) // 4
-    function = lambda x: LOSSES[name](Tokens(x, torch.zeros_like(x), advantages, index), OPTIONS).loss
+
+    def function(x):
+        return LOSSES[name](Tokens(x, torch.zeros_like(x), advantages, index), OPTIONS).loss
+
     assert torch.autograd.gradcheck(function, (logprobs,), eps=1e-7, atol=1e-6)  # float64 central differences
 
 
@@ -104,6 +110,9 @@ def test_cispos_gradient_is_that_of_its_loss_with_the_weights_held_fixed():
     weights = logprobs.exp().clamp(max=1.5)
     logprobs.requires_grad_()
     cispo(Tokens(logprobs, torch.zeros(64), advantages, torch.arange(64)), OPTIONS).loss.sum().backward()
-    shifted = lambda eps: -weights * advantages * (logprobs.detach() + eps)
+
+    def shifted(eps):
+        return -weights * advantages * (logprobs.detach() + eps)
+
     differences = (shifted(1e-6) - shifted(-1e-6)) / 2e-6
     torch.testing.assert_close(logprobs.grad, differences, rtol=0, atol=1e-8)  # float64 central differences

@@ -157,7 +157,10 @@ def test_a_batch_is_filled_to_the_brim_and_what_is_left_starts_the_next():
     # A round of three, of which p1 passes, then p3 p4 p5, which pass: one more than there is room for.
     counters = {"filter/stale": 0, "filter/dropped_hard": 1, "filter/dropped_easy": 1, "filter/buffer": 1}
     counters |= {"rollout/rounds": 2}
-    of_step = lambda kept, prompts: counters | {"filter/kept": kept, "rollout/prompts": prompts}
+
+    def of_step(kept, prompts):
+        return counters | {"filter/kept": kept, "rollout/prompts": prompts}
+
     assert first == (["p1", "p3", "p4"], ["p0", "p1", "p2", "p3", "p4", "p5"], of_step(4, 6))
     # Two are missing: p0 p1, then p2 p3 p4.
     assert second == (["p5", "p1", "p3"], ["p0", "p1", "p2", "p3", "p4"], of_step(3, 5))
@@ -378,7 +381,9 @@ def test_each_round_of_a_step_is_shuffled_in_an_order_of_its_own():
 
 
 def test_rewards_are_shuffled_over_groups_and_not_within_them():
-    sample = lambda reward: Sample((1,), (0.0,), FinishReason.STOP, (VersionSpan(0, 0),), "", {"total": reward})
+    def sample(reward):
+        return Sample((1,), (0.0,), FinishReason.STOP, (VersionSpan(0, 0),), "", {"total": reward})
+
     groups = [Group(prompt(i), tuple(sample(float(i)) for _ in range(8))) for i in range(8)]
     shuffled = shuffled_rewards(groups, (0, 1, 0))
     assert all(len({s.rewards["total"] for s in group.samples}) > 1 for group in shuffled)
@@ -399,7 +404,10 @@ def test_a_restored_collector_goes_on_exactly(tmp_path):
 
     def strip(results):
         """Without the rewards' totals: they number all responses that a scorer has seen."""
-        drawn = lambda groups: [(group.prompt.id, [s.token_ids for s in group.samples]) for group in groups]
+
+        def drawn(groups):
+            return [(group.prompt.id, [s.token_ids for s in group.samples]) for group in groups]
+
         return [
             (drawn(collected.groups), drawn(collected.generated), collected.counters, seeds, asked, drawn(surplus))
             for collected, seeds, asked, surplus in results

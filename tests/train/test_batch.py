@@ -129,15 +129,22 @@ def test_engine_logprobs_follow_the_rows_targets(max_tokens):
 
 def test_samples_of_older_weights_are_stale():
     group = Group(text_prompt("a", 1), (sample((2,), version=3), sample((3,), version=4)))
-    flags = lambda version: make_update([group], options(), policy_stub(), version).stale.tolist()
+
+    def flags(version):
+        return make_update([group], options(), policy_stub(), version).stale.tolist()
+
     assert flags(3) == [False, False]
     assert flags(4) == [True, False]
     assert flags(5) == [True, True]
 
 
 def test_updates_take_whole_groups_in_order():
-    group = lambda name, size: Group(text_prompt(name, 1), tuple(sample((2,)) for _ in range(size)))
-    names = lambda updates: [[group.prompt.id for group in update] for update in updates]
+    def group(name, size):
+        return Group(text_prompt(name, 1), tuple(sample((2,)) for _ in range(size)))
+
+    def names(updates):
+        return [[group.prompt.id for group in update] for update in updates]
+
     four = [group(name, 2) for name in "abcd"]
     assert names(cut_into_updates(four, 4)) == [["a", "b"], ["c", "d"]]
     assert names(cut_into_updates(four, 6)) == [["a", "b", "c"], ["d"]]

@@ -93,7 +93,10 @@ def _by_hand(policy, batch, passes, options) -> tuple[float, list[float]]:
     rows = list(zip(batch.rows, passes.old, passes.reference or passes.old, strict=True))
     index = np.concatenate([row.sample_index.numpy() for row, _, _ in rows])
     old, ref = (np.concatenate([row[number].double().numpy() for row in rows]) for number in (1, 2))
-    report = lambda number, row, logprobs, entropies: (logprobs.new_zeros(()), {"entropies": entropies.detach()})
+
+    def report(number, row, logprobs, entropies):
+        return (logprobs.new_zeros(()), {"entropies": entropies.detach()})
+
     found = run_rows(policy, batch.rows, report, forward_only=True)
     entropies = np.concatenate([row["entropies"].double().numpy() for row in found])
     samples = range(len(batch.samples))
@@ -207,9 +210,11 @@ def test_every_layout_and_cut_makes_the_same_update(model, one_rank, layout, opt
 
 
 def test_groups_are_cut_into_updates_of_whole_groups():
-    group = lambda size: Group(
-        None, tuple(Sample((1,), (0.0,), FinishReason.STOP, (VersionSpan(0, 0),), "") for _ in range(size))
-    )
+    def group(size):
+        return Group(
+            None, tuple(Sample((1,), (0.0,), FinishReason.STOP, (VersionSpan(0, 0),), "") for _ in range(size))
+        )
+
     cut = cut_into_updates([group(4), group(4), group(4)], samples_per_update=8)
     assert [len(update) for update in cut] == [2, 1]
     assert [len(update) for update in cut_into_updates([group(4)] * 2, samples_per_update=2)] == [1, 1]

@@ -154,9 +154,10 @@ def measure(
 def parts(program: Program, cache: str, repeat: int, usage: Usage) -> list[Measurement]:
     """A run of a program as rows: one for the process, and one for what it says that its work alone took."""
     run = Measurement(program.direction, program.name, cache, repeat, usage.seconds, usage.cpu_s, usage.peak_rss_mib)
-    part = lambda name, seconds, **changes: replace(
-        run, name=f"{program.name}, {name}", seconds=seconds, cpu_s=None, peak_rss_mib=None, **changes
-    )
+
+    def part(name, seconds, **changes):
+        return replace(run, name=f"{program.name}, {name}", seconds=seconds, cpu_s=None, peak_rss_mib=None, **changes)
+
     if program.name == MBRIDGE:
         times = mbridge_line(usage.output)
         load = part("load", times["load_s"], direction=TO_MEGATRON)

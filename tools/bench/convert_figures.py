@@ -133,7 +133,10 @@ def show(table_rows: list[Row], promised: list[Target], console: Console) -> Non
     for column in ("median s", "min s", "x cp", "CPU s", "peak MiB", "above"):
         table.add_column(column, justify="right")
     for row in table_rows:
-        number = lambda value, digits: "-" if value is None else f"{value:.{digits}f}"
+
+        def number(value, digits):
+            return "-" if value is None else f"{value:.{digits}f}"
+
         figures = [number(value, 2) for value in (row.median_s, row.min_s, row.ratio_to_cp, row.cpu_s)]
         memory = [number(value, 0) for value in (row.peak_rss_mib, row.above_mib)]
         table.add_row(row.cache, row.direction, row.name, *figures, *memory)

@@ -143,7 +143,10 @@ def header(has_cuda: bool) -> dict:
 
 def commit() -> dict:
     """The checkout's commit, and whether files differ from it; None where there is no git."""
-    git = lambda *arguments: subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
+
+    def git(*arguments):
+        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
+
     try:
         head, status = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
     except FileNotFoundError:

@@ -230,7 +230,10 @@ def run_rl(variant: Variant, folder: str, algorithm: Mapping[str, object]) -> di
             metrics.append({**correction_metrics(found.totals), **result})
         policy.offload()
         policy.restore()
-    column = lambda name: torch.tensor([step[name] for step in metrics])
+
+    def column(name):
+        return torch.tensor([step[name] for step in metrics])
+
     kl_terms = {"kl": torch.cat(penalties_all)} if penalties_all else {}
     return kl_terms | {
         "old_logprobs": torch.cat(old_all),

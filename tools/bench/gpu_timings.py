@@ -68,7 +68,10 @@ def write_config(folder: Path, hidden: int, ffn: int, layers: int, heads: int, k
 
 def row_of(policy, prompt: int, responses: int, response: int, copies: int) -> MicroBatch:
     """One packed row of such groups with arbitrary tokens."""
-    ids = lambda count: tuple(10 + number % 200 for number in range(count))
+
+    def ids(count):
+        return tuple(10 + number % 200 for number in range(count))
+
     items = [
         Item(
             Prompt(str(copy), "made up", (), "", ids(prompt), ids(prompt)),

@@ -68,7 +68,10 @@ def ours(hidden, weight, targets, advantages):
     from megatron_eureka.model.logprobs import Head, token_losses
 
     each = advantages[:, None].expand_as(targets).reshape(-1)
-    loss = lambda part, logprobs, _: clipped(logprobs, each[part]).sum() / len(each)
+
+    def loss(part, logprobs, _):
+        return clipped(logprobs, each[part]).sum() / len(each)
+
     flat = hidden.reshape(-1, HIDDEN)
     token_losses(flat, targets.reshape(-1), Head(weight, dist.group.WORLD), loss)[0].backward()
 
