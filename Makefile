@@ -5,6 +5,7 @@ PYTHON ?= python3
 LAYOUT ?= tp2
 SEED ?= 0
 RECIPE ?=
+WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
@@ -14,8 +15,9 @@ export TOKENIZERS_PARALLELISM ?= false
 demo: .venv/.ready
 	$(PY) examples/digits/demo.py --layout $(LAYOUT) --seed $(SEED) $(if $(RECIPE),--recipe $(RECIPE))
 
+# Files of tests side by side: two processes, for many a test starts two ranks of its own.
 test: lint
-	$(PY) -m pytest tests --durations=15
+	$(PY) -m pytest tests -n $(WORKERS) --dist loadfile --durations=15
 
 # Leaves out what starts engines or whole runs.
 test-fast: .venv/.ready

@@ -65,7 +65,7 @@ setup(
         "gpu": [f"vllm=={VLLM_VERSION}", "torchvision==0.28.0", "transformer-engine[pytorch]", "flash-attn"],
         "demo": ["scikit-learn"],
         "wandb": ["wandb"],
-        "dev": ["pytest", "pytest-timeout", "hypothesis", "ruff", "scikit-learn", "trl==1.16.0"],
+        "dev": ["pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "ruff", "scikit-learn", "trl==1.16.0"],
     },
     cmdclass={"build_py": BuildWithConfigs},
     entry_points={

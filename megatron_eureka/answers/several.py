@@ -9,6 +9,7 @@ from megatron_eureka.answers.notation import bare
 from megatron_eureka.answers.words import one_box, tail
 
 MAX_PARTS = 32  # of one text; beyond, it is no list of answers
+MAX_LIST_CHARS = 4_000  # of which such a list may consist
 _END = re.compile(r";|\n")
 _AND = re.compile(r"\s(?:and|or)\s|;|\n")
 _NUMBERED = re.compile(r"(?:^|(?<=[\s,;.$]))\(\d\)\s*(?=\S)")
@@ -39,6 +40,8 @@ def blanks(gold: str) -> tuple[str, ...]:
     Such are formulas with nothing but spaces between them, lines, and plain numbers with spaces between them.
     """
     text = gold
+    if len(text) > MAX_LIST_CHARS:
+        return ()
     if len(_NUMBERED.findall(gold)) > 1:
         head, *parts = _NUMBERED.split(gold)
         if not head.strip():
@@ -63,6 +66,8 @@ def split_answers(text: str, ends: re.Pattern = _AND) -> tuple[str, ...]:
 
     A text of more than MAX_PARTS parts is one answer.
     """
+    if len(text) > MAX_LIST_CHARS:
+        return (text.strip(),)
     text = ends.sub(",", text.replace("$", " "))
     parts, depth, start = [], 0, 0
     for place, sign in enumerate(text):

@@ -20,6 +20,7 @@ from megatron_eureka.files import write_atomically
 
 SUFFIXES = (".parquet", ".json", ".jsonl")
 MAX_PATH = 1024  # characters; what is longer is base64
+MAX_SHOWN = 80  # characters of one in a message
 
 
 def read_rows(path: Path) -> Iterator[Any]:
@@ -158,7 +159,8 @@ def picture_name(value: Any) -> str:
     """What to call one value of a row in a message."""
     name = value.get("path") if isinstance(value, dict) else value
     is_path = isinstance(name, str) and 0 < len(name) < MAX_PATH and not name.startswith("data:")
-    return f"the picture {name[:80]!r}" if is_path else "the row's picture"
+    shown = name if not is_path or len(name) <= MAX_SHOWN else f"...{name[-MAX_SHOWN:]}"  # a path's end tells more
+    return f"the picture {shown!r}" if is_path else "the row's picture"
 
 
 def save_picture(data: bytes, folder: Path, name: str = "the picture") -> str:

@@ -89,14 +89,13 @@ def test_a_service_is_counted_too(serve, caplog):  # noqa: F811
 
 @pytest.mark.slow
 def test_verifications_that_run_out_of_time_are_counted_by_sample():
-    """As in test_scorer: sympy needs much longer than the limit for these powers of binomials."""
-    sums = "+".join(rf"\binom{{90000}}{{{n}000}}^{{77}}" for n in range(1, 40))
-    hostile = f"<answer>$(x+y+z+w)^{{4000}}+{sums}$</answer>"
+    """As in test_scorer: sympy would add up numbers beyond all memory."""
+    hostile = r"<answer>$\sum_{n=1}^{10^{12}} n^{n}$</answer>"
     with Scorer(Reward(workers=1, timeout_s=1.0), 100) as scorer:
-        scorer.score(["?"] * 3, [hostile, hostile, "8"], ["(x+y+z+w)^{4001}"] * 2 + ["8"])
+        scorer.score(["?"] * 3, [hostile, hostile, "8"], ["7", "7", "8"])
         (accuracy,) = scorer.take_failures()
     assert (accuracy.samples, accuracy.failed, accuracy.lost) == (3, 2, ("accuracy",))
-    assert accuracy.reason == "over 1.0 s, of an answer to the label '(x+y+z+w)^{4001}'"
+    assert accuracy.reason == "over 1.0 s, of an answer to the label '7'"
 
 
 def test_reasons_are_those_of_the_first_failure():

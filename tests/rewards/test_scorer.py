@@ -41,14 +41,10 @@ def test_options_reach_the_components():
 
 @pytest.mark.slow
 def test_a_verification_that_never_ends_scores_zero_and_is_counted():
-    """sympy needs much longer than the limit for these powers of binomials (measured: over 5 s)."""
-    hostile = (
-        r"<answer>$(x+y+z+w)^{4000}+"
-        + "+".join(rf"\binom{{90000}}{{{n}000}}^{{77}}" for n in range(1, 40))
-        + "$</answer>"
-    )
+    """sympy would add up numbers beyond all memory."""
+    hostile = r"<answer>$\sum_{n=1}^{10^{12}} n^{n}$</answer>"
     with Scorer(Reward(workers=1, timeout_s=1.0), 100) as scorer:
-        scores = scorer.score(["?"] * 2, [hostile, GOOD], [r"(x+y+z+w)^{4001}", "8"])
+        scores = scorer.score(["?"] * 2, [hostile, GOOD], ["7", "8"])
         assert [score["accuracy"] for score in scores] == [0.0, 1.0]
         assert scorer.counters == {"timeouts": 1, "errors": 0}
 
