@@ -40,13 +40,16 @@ _OPERATOR = re.compile(r"[-−+*/^:=<>≤≥≠±√(\[{\\]")
 def read(response: str, question: Question) -> Answer:
     """The answer of a response.
 
-    What follows the last `</think>` counts, if anything does. In it the last complete `<answer>`, else all. There: a
-    `\\boxed`, the words after the last "answer is"; without tags, then, what a question of this kind asks for: the
-    last marked option, list, number or formula, or the last line. A thought that was cut off has no answer.
+    The last complete `<answer>` behind the thought counts, else what follows the last `</think>`, if anything does.
+    There: a `\\boxed`, the words after the last "answer is"; without tags, then, what a question of this kind asks
+    for: the last marked option, list, number or formula, or the last line. A thought that was cut off has no answer.
     """
-    thought, closed, text = response.rpartition("</think>")
-    if not text.strip():
-        text = thought
+    before, closed, text = response.rpartition("</think>")
+    behind = response.partition("</think>")[2] if closed else response
+    if "</answer>" in behind:  # garbage may follow it, of which a last </think> is part
+        text = behind
+    elif not text.strip():
+        text = before
     tagged = _tagged(text)
     if tagged is None and not closed and "<think>" in response:
         return Answer("", "none", question.kind)

@@ -219,6 +219,7 @@ def test_several_answers(text, parts):
         ("<think> Like <answer>3</answer>? </think> 7", "7", True),
         ("<answer> 3 </answer> No: <answer> 7 </answer>", "7", True),
         ("<answer> 3 </answer> No: <answer> 7", "7", False),  # the last complete one
+        ("<think> 3 + 4 </think><answer> 7 </answer>4 </think><answer>", "7", True),  # whatever follows it
         ("<think> 3 + 4 = 7", "7", False),  # cut off
         ("<think> the answer is \\boxed{7}", "7", False),
         ("<think> 3 + 4 </think> 7", "7", True),
