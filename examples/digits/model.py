@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import megatron_eureka  # noqa: F401  (before transformers: on CPU it makes CUDA-linked wheels importable)
@@ -130,23 +131,30 @@ def _write_processor(folder: Path, tokenizer: Qwen2Tokenizer) -> None:
     (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE)
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """How large the model is."""
+
+    num_layers: int = 3
+    hidden_size: int = 128
+    num_heads: int = 4
+    num_kv_heads: int = 2
+    ffn_size: int = 256
+    vision_depth: int = 2
+    vision_hidden_size: int = 64
+    vision_num_heads: int = 4
+    vision_ffn_size: int = 128
+
+
 def make_model(
     folder: str | Path,
     *,
     tied: bool = False,
-    num_layers: int = 3,
-    hidden_size: int = 128,
-    num_heads: int = 4,
-    num_kv_heads: int = 2,
-    ffn_size: int = 256,
-    vision_depth: int = 2,
-    vision_hidden_size: int = 64,
-    vision_num_heads: int = 4,
-    vision_ffn_size: int = 128,
     seed: int = 0,
     dtype: str = "float32",
     std: float | None = None,
     corpus: Iterable[str] = (),
+    **sizes: int,
 ) -> Path:
     """Write config, weights, tokenizer, processor, chat template and generation config to `folder`.
 
@@ -157,6 +165,7 @@ def make_model(
         std: draw every matrix and bias from N(0, std) and the norms from N(1, 0.2), so that no weight is 0 or 1 and
             logits differ clearly (0.15: std above 1); by default transformers' initialisation.
         corpus: further strings for the tokenizer's merges.
+        sizes: fields of `Sizes`.
 
     Returns:
         The folder.
@@ -168,27 +177,42 @@ def make_model(
     text_ids = dict(
         bos_token_id=ids["<|endoftext|>"], eos_token_id=ids["<|im_end|>"], pad_token_id=ids["<|endoftext|>"]
     )
-    config = Qwen2_5_VLConfig(
+    vocab_size = -(-len(tokenizer) // PAD_VOCAB_TO) * PAD_VOCAB_TO
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Qwen2_5_VLForConditionalGeneration(_config(Sizes(**sizes), vocab_size, ids, text_ids, tied))
+        if std is not None:
+            _randomise(model, std)
+    model.generation_config = GenerationConfig(**text_ids, do_sample=False)
+    model.to(getattr(torch, dtype)).save_pretrained(folder)
+    _write_processor(folder, tokenizer)
+    return folder
+
+
+def _config(
+    sizes: Sizes, vocab_size: int, ids: dict[str, int], text_ids: dict[str, int], tied: bool
+) -> Qwen2_5_VLConfig:
+    return Qwen2_5_VLConfig(
         text_config=dict(
-            vocab_size=-(-len(tokenizer) // PAD_VOCAB_TO) * PAD_VOCAB_TO,
-            hidden_size=hidden_size,
-            intermediate_size=ffn_size,
-            num_hidden_layers=num_layers,
-            num_attention_heads=num_heads,
-            num_key_value_heads=num_kv_heads,
+            vocab_size=vocab_size,
+            hidden_size=sizes.hidden_size,
+            intermediate_size=sizes.ffn_size,
+            num_hidden_layers=sizes.num_layers,
+            num_attention_heads=sizes.num_heads,
+            num_key_value_heads=sizes.num_kv_heads,
             max_position_embeddings=2048,
             rms_norm_eps=1e-6,
             tie_word_embeddings=tied,
-            rope_parameters=_rope(hidden_size // num_heads),
+            rope_parameters=_rope(sizes.hidden_size // sizes.num_heads),
             **text_ids,
         ),
         vision_config=dict(
-            depth=vision_depth,
-            hidden_size=vision_hidden_size,
-            intermediate_size=vision_ffn_size,
-            num_heads=vision_num_heads,
-            out_hidden_size=hidden_size,
-            fullatt_block_indexes=[vision_depth - 1],
+            depth=sizes.vision_depth,
+            hidden_size=sizes.vision_hidden_size,
+            intermediate_size=sizes.vision_ffn_size,
+            num_heads=sizes.vision_num_heads,
+            out_hidden_size=sizes.hidden_size,
+            fullatt_block_indexes=[sizes.vision_depth - 1],
             window_size=112,
             patch_size=14,
             spatial_merge_size=2,
@@ -201,15 +225,6 @@ def make_model(
         vision_end_token_id=ids["<|vision_end|>"],
         tie_word_embeddings=tied,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = Qwen2_5_VLForConditionalGeneration(config)
-        if std is not None:
-            _randomise(model, std)
-    model.generation_config = GenerationConfig(**text_ids, do_sample=False)
-    model.to(getattr(torch, dtype)).save_pretrained(folder)
-    _write_processor(folder, tokenizer)
-    return folder
 
 
 def _rope(head_dim: int) -> dict:

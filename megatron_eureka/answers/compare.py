@@ -92,7 +92,7 @@ def _same_choice(answer: str, gold: str, question: Question) -> bool:
 def _same_integer(answer: str, gold: str, question: Question) -> bool:
     numbers = _numbers(answer, gold, question, of_all=True)
     if numbers:
-        return any(abs(value - wanted) < EXACT for value, wanted in numbers) and not is_undecided(bare(answer))
+        return any(abs(value - wanted) < EXACT for value, wanted in numbers)
     return _same_closed(answer, gold, question, lambda wanted: (gold, EXACT))
 
 
@@ -116,7 +116,9 @@ def _same_closed(answer: str, gold: str, question: Question, wanted: Callable[[f
 
 
 def _numbers(answer: str, gold: str, question: Question, of_all: bool = False) -> list[tuple[float, float]]:
-    """(answer's number in the asked unit, gold's); none if one of them is no number."""
+    """(answer's number in the asked unit, gold's); none if one of them is no number, or only a bound of one."""
+    if is_undecided(bare(answer)):
+        return []
     ours, theirs = read_number(answer, of_all), parse_quantity(gold)
     if ours is None or theirs is None:
         return []

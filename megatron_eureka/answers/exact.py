@@ -9,17 +9,21 @@ from fractions import Fraction
 SURELY_DIFFERENT = Fraction(1, 100_000)
 
 _DIGITS = r"\d{1,15}"
-_ITEM = rf"[+-]?(?:{_DIGITS}(?:\.\d{{1,15}})?|{_DIGITS}/{_DIGITS}|\\[dt]?frac\{{{_DIGITS}\}}\{{{_DIGITS}\}})"
+_ITEM = rf"[+-]?(?:{_DIGITS}(?:\.\d{{1,15}})?|{_DIGITS}/{_DIGITS}|\\frac\{{{_DIGITS}\}}\{{{_DIGITS}\}})"
 _END = rf"(?:{_ITEM}|[+-]?\\infty)"
 _NUMBER = re.compile(_ITEM)
 _POINT = re.compile(rf"\(\s*{_ITEM}(?:\s*,\s*{_ITEM}){{1,9}}\s*\)")
 _INTERVAL = re.compile(rf"[(\[]\s*{_END}\s*,\s*{_END}\s*[)\]]")
-_FRACTION = re.compile(r"([+-]?)\\[dt]?frac\{(\d+)\}\{(\d+)\}")
+_FRACTION = re.compile(r"([+-]?)\\frac\{(\d+)\}\{(\d+)\}")
 _INFINITY = {r"\infty": 1, r"+\infty": 1, r"-\infty": -1}
 
 
 def compare_numbers(first: str, second: str) -> bool | None:
-    """Whether two numbers, points such as (1, -3/4) or intervals are equal; None where this is not for us to say."""
+    """Whether two numbers, points such as (1, -3/4) or intervals are equal; None where this is not for us to say.
+
+    Args:
+        first, second: normal forms.
+    """
     left, right = _read(first), _read(second)
     if left is None or right is None or left[0] != right[0] or len(left[1]) != len(right[1]):
         return None
@@ -31,7 +35,7 @@ def compare_numbers(first: str, second: str) -> bool | None:
 
 def _read(text: str) -> tuple[str, list[tuple[int, Fraction]]] | None:
     """Brackets, and each number as (0 or the sign of infinity, finite part)."""
-    text = text.strip(" $").replace(r"\left", "").replace(r"\right", "")
+    text = text.strip(" $")
     if not any(form.fullmatch(text) for form in (_NUMBER, _POINT, _INTERVAL)):
         return None
     brackets = text[0] + text[-1] if text[0] in "([" else ""

@@ -39,21 +39,19 @@ def blanks(gold: str) -> tuple[str, ...]:
 
     Such are formulas with nothing but spaces between them, lines, and plain numbers with spaces between them.
     """
-    text = gold
-    if len(text) > MAX_LIST_CHARS:
+    if len(gold) > MAX_LIST_CHARS:
         return ()
     if len(_NUMBERED.findall(gold)) > 1:
         head, *parts = _NUMBERED.split(gold)
         if not head.strip():
             return tuple(bare(one) for part in parts for one in (blanks(part) or split_answers(part)))
-    if "$" in text:
-        formulas = [part.strip() for part in _FORMULAS.findall(text) if part.strip(" .,;")]
-        if len(formulas) > 1 and _BETWEEN.fullmatch(_FORMULAS.sub("", text)):
-            return tuple(formulas) if not _is_set(text) else ()
-    lines = [bare(line) for line in re.split(r"\n|;", text) if bare(line)]
+    formulas = [part.strip() for part in _FORMULAS.findall(gold) if part.strip(" .,;")]
+    if len(formulas) > 1 and _BETWEEN.fullmatch(_FORMULAS.sub("", gold)):
+        return tuple(formulas) if not _is_set(gold) else ()
+    lines = [bare(line) for line in _END.split(gold) if bare(line)]
     if len(lines) == 1 and _PLAIN.fullmatch(lines[0]):
         return tuple(lines[0].split())
-    return tuple(lines) if 1 < len(lines) <= MAX_PARTS and "\\begin" not in text else ()
+    return tuple(lines) if 1 < len(lines) <= MAX_PARTS and "\\begin" not in gold else ()
 
 
 def _is_set(text: str) -> bool:

@@ -10,30 +10,21 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
 
 from megatron_eureka.config.model_folder import find_model_folder
 from megatron_eureka.config.model_info import ModelInfo
-from megatron_eureka.engines import dealing
+from megatron_eureka.engines.dealing import DealtEngine
 from megatron_eureka.engines.handover import SourceError, guarded, parts
 from megatron_eureka.engines.isolation import set_environment, torch_state_kept
 from megatron_eureka.engines.options import EngineOptions
-from megatron_eureka.engines.protocol import (
-    GenerateRequest,
-    Images,
-    OnGroup,
-    Refusal,
-    SamplingOptions,
-    Timer,
-    Value,
-    WeightSource,
-)
+from megatron_eureka.engines.protocol import GenerateRequest, Images, Refusal, SamplingOptions, WeightSource
 from megatron_eureka.engines.suppress import end_texts, stop_token_ids, suppressed_token_ids, without_end
 from megatron_eureka.log import progress
-from megatron_eureka.types import FinishReason, Group, Prompt, Sample, VersionSpan
+from megatron_eureka.types import FinishReason, Sample, VersionSpan
 from megatron_eureka.weights import hf_tensors
 
 set_environment(on_cpu=not torch.cuda.is_available())
@@ -46,7 +37,7 @@ from megatron_eureka.engines.plugin import register  # noqa: E402
 from megatron_eureka.engines.vllm_arguments import llm_arguments, vllm_prompt  # noqa: E402
 
 
-class ColocatedEngine:
+class ColocatedEngine(DealtEngine):
     """The engines of a job, seen from a rank of one of them; see `protocol.Engine`. Build it on all ranks together.
 
     Args:
@@ -60,8 +51,8 @@ class ColocatedEngine:
     def __init__(self, options: EngineOptions, images: Images | None = None) -> None:
         world = _world_size(options.tp)
         rank = dist.get_rank()
-        self.options, self._images = options, images
-        self.engine_index, self.num_engines = rank // options.tp, world // options.tp
+        super().__init__(rank // options.tp, world // options.tp, images)
+        self.options = options
         self.policy_version = 0
         self._rank, self._on_cpu = rank, not torch.cuda.is_available()
         self._usable, self._update_complete = options.from_folder, False
@@ -80,25 +71,6 @@ class ColocatedEngine:
             self._llm = LLM(**llm_arguments(options, self._on_cpu, self.suppressed, _job_identity()))
             shapes = {tensor.name: tensor.shape for tensor in hf_tensors(self._info).values()}
             self._llm.init_weight_transfer_engine({"init_info": {"shapes": shapes, "frozen": list(options.frozen)}})
-
-    def sample(
-        self,
-        prompts: Sequence[Prompt],
-        seeds: Sequence[tuple[int, ...]],
-        sampling: SamplingOptions,
-        on_group: OnGroup | None = None,
-        *,
-        timer: Timer = nullcontext,
-        refuse_broken: bool = False,
-    ) -> list[Group | Refusal]:
-        """See `protocol.Engine`."""
-        return dealing.sample(self, self._images, prompts, seeds, sampling, on_group, timer, refuse_broken)
-
-    def gather(self, value: Value) -> list[Value]:
-        """See `protocol.Engine`."""
-        values = [value] * dist.get_world_size()
-        dist.all_gather_object(values, value)
-        return values
 
     def generate(
         self,

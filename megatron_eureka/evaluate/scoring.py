@@ -35,20 +35,14 @@ class AnswerScorer:
 
     def score(self, pairs: Sequence[tuple[BenchmarkItem, str]]) -> list[Verdict]:
         """A verdict on each response."""
-        outcomes = self._pool.run([self._call(item, response) for item, response in pairs])
-        verdicts = []
-        for (item, response), outcome in zip(pairs, outcomes, strict=True):
-            if outcome.status == "ok" and not isinstance(outcome.value, float):
-                verdicts.append(Verdict(*outcome.value))
-            else:  # training's own score has no answer, and a failure neither
-                right = outcome.status == "ok" and outcome.value == 1.0
-                verdicts.append(Verdict(read(response, item.question).text, right))
-        return verdicts
+        outcomes = self._pool.run([("judge_answer", self._arguments(item, response)) for item, response in pairs])
+        return [
+            Verdict(*outcome.value) if outcome.status == "ok" else Verdict(read(response, item.question).text, False)
+            for (item, response), outcome in zip(pairs, outcomes, strict=True)
+        ]
 
-    def _call(self, item: BenchmarkItem, response: str) -> tuple[str, tuple]:
-        if item.as_trained and self.compat != "none":
-            return "score_accuracy", (response, item.gold[0], self.compat)
-        return "judge_answer", (response, item.gold, asdict(item.question))
+    def _arguments(self, item: BenchmarkItem, response: str) -> tuple:
+        return response, item.gold, asdict(item.question), self.compat if item.as_trained else "none"
 
     def close(self) -> None:
         """End the worker processes."""

@@ -14,7 +14,7 @@ def score_accuracy(response: str, label: str, compat: str = "none") -> float:
     return float(answers.equal(answers.read(response, question).text, label, question))
 
 
-def judge_answer(response: str, gold: list[str], question: dict) -> tuple[str, bool]:
+def judge_answer(response: str, gold: list[str], question: dict, compat: str = "none") -> tuple[str, bool]:
     """What a response to a benchmark's question gives as its answer, and whether that is right.
 
     Args:
@@ -22,6 +22,8 @@ def judge_answer(response: str, gold: list[str], question: dict) -> tuple[str, b
     """
     asked = answers.Question(**question)
     answer = answers.read(response, asked).text
+    if compat == "mm_eureka":
+        return answer, score_mm_eureka(response, gold[0]) == 1.0
     return answer, answers.equal(answer, gold if asked.kind == "several" else gold[0], asked)
 
 

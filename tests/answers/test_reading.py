@@ -238,6 +238,7 @@ def test_what_counts_is_the_same_for_rewards_and_benchmarks(response, label, rig
 
 
 @pytest.mark.parametrize("answer, right", [("5", True), ("not 5", False), ("at least 5", False), ("5 or 6", False)])
-def test_an_integer_is_said_to_be_one(answer, right):
+def test_a_number_is_said_and_neither_denied_nor_a_bound(answer, right):
     for response in (f"<answer>{answer}</answer>", f"<answer>It is {answer}.</answer>"):
-        assert judge_answer(response, ["5"], asdict(Question("integer")))[1] == right
+        for kind in ("integer", "float"):
+            assert judge_answer(response, ["5"], asdict(Question(kind)))[1] == right

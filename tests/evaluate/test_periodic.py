@@ -9,7 +9,7 @@ from transformers import AutoProcessor
 from examples.digits.model import make_model
 from megatron_eureka.config.schema import Config
 from megatron_eureka.data.images import ImageStore
-from megatron_eureka.engines import dealing
+from megatron_eureka.engines.dealing import DealtEngine
 from megatron_eureka.evaluate.periodic import evaluate_benchmarks, open_benchmarks
 from megatron_eureka.types import FinishReason, Sample, VersionSpan
 from tests.ranks import run_ranks
@@ -17,17 +17,14 @@ from tests.ranks import run_ranks
 SAMPLES = Path(__file__).resolve().parents[2] / "examples" / "benchmarks" / "samples"
 
 
-class ThreeSayer:
+class ThreeSayer(DealtEngine):
     """Says 3 to everything, in one sample of two; notes what it was asked."""
 
     policy_version = 0
 
     def __init__(self, engine_index: int, num_engines: int, images: ImageStore):
-        self.engine_index, self.num_engines, self.images = engine_index, num_engines, images
+        super().__init__(engine_index, num_engines, images)
         self.asked: list = []
-
-    def sample(self, prompts, seeds, sampling, refuse_broken):
-        return dealing.sample(self, self.images, prompts, seeds, sampling, refuse_broken=refuse_broken)
 
     def generate(self, requests, sampling, on_samples=None):
         self.asked += [(request.prompt.id, len(request.images), request.seeds) for request in requests]

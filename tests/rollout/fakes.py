@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
-from contextlib import nullcontext
 
-import torch.distributed as dist
-
-from megatron_eureka.engines import dealing
+from megatron_eureka.engines.dealing import DealtEngine
 from megatron_eureka.engines.protocol import GenerateRequest, Refusal, SamplingOptions
 from megatron_eureka.rewards.failures import Failures
-from megatron_eureka.types import FinishReason, Group, ImageKey, Prompt, Sample, VersionSpan
+from megatron_eureka.types import FinishReason, ImageKey, Prompt, Sample, VersionSpan
 
 
 def prompt(number: int, answer: str = "", pictures: Sequence[str] = ()) -> Prompt:
@@ -35,7 +32,7 @@ class Pictures:
         return f"picture {key.digest}"
 
 
-class RecordingEngine:
+class RecordingEngine(DealtEngine):
     """Response i to a prompt has the text "i" and is cut off where i is in `truncated`.
 
     Prompts are dealt over engines, and samples travel, as those of real ones.
@@ -53,21 +50,11 @@ class RecordingEngine:
         truncated: Collection[int] = (),
         images: Pictures | None = None,
     ):
-        self.engine_index, self.num_engines = engine_index, num_engines
+        super().__init__(engine_index, num_engines, images or Pictures())
         self.policy_version = 0
-        self.refused, self.truncated, self.images = refused, truncated, images or Pictures()
+        self.refused, self.truncated = refused, truncated
         self.calls: list[list[GenerateRequest]] = []
         self.sampling: list[SamplingOptions] = []
-
-    def sample(
-        self, prompts, seeds, sampling, on_group=None, *, timer=nullcontext, refuse_broken=False
-    ) -> list[Group | Refusal]:
-        return dealing.sample(self, self.images, prompts, seeds, sampling, on_group, timer, refuse_broken)
-
-    def gather(self, value):
-        values = [value] * dist.get_world_size()
-        dist.all_gather_object(values, value)
-        return values
 
     def generate(
         self,
