@@ -5,6 +5,8 @@ import os
 import re
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -150,6 +152,20 @@ def test_a_lock_goes_with_its_process_however_that_ends_and_whatever_it_forked(t
         os.kill(child, 9)
         process.kill()
         process.stdout.close()
+
+
+def test_who_only_looks_whether_a_lock_is_free_disturbs_no_writer(tmp_path):
+    lock = tmp_path / "lock"
+    with ThreadPoolExecutor(8) as threads, only_writer(lock, "x", "y"):
+        looks = [threads.submit(lambda: only_writer(lock, "x", "y").__enter__()) for _ in range(8)]
+        assert all(isinstance(look.exception(timeout=30), ValueError) for look in looks)  # each waited, none for ever
+    held = only_writer(lock, "x", "y")
+    held.__enter__()
+    with ThreadPoolExecutor(1) as threads:
+        writer = threads.submit(lambda: only_writer(lock, "x", "y").__enter__())
+        time.sleep(0.3)  # it has asked by now
+        held.__exit__(None, None, None)
+        writer.result(timeout=30)
 
 
 def test_a_file_system_without_locks_is_an_error_and_no_soft_lock(tmp_path, monkeypatch):

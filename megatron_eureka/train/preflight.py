@@ -130,6 +130,8 @@ def _complaint(look, named) -> str | None:
 
 
 def _run_folder(config: Config, num_ranks: int, name: str) -> Iterator[str]:
+    if os.environ.get("RANK", "0") != "0":
+        return  # rank 0 will write it; ranks that all ask whether another process does would meet each other
     options, axes = config.logging, config.parallel
     folder = RunFolder(options.root, options.name or name)
     try:

@@ -145,6 +145,15 @@ def test_a_run_folder_that_is_taken(look, cut_off):
     assert not isinstance(look("cut-off", logging__overwrite="true")[1], str)
 
 
+def test_ranks_that_look_at_once_do_not_take_each_other_for_another_run(look, cut_off, monkeypatch):
+    with open(cut_off.path / ".lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # rank 0 has it by now
+        monkeypatch.setenv("RANK", "1")
+        assert not isinstance(look("cut-off")[0], str)
+        monkeypatch.setenv("RANK", "0")
+        refused(look("cut-off"), "Another process is writing")
+
+
 def test_a_layout_that_the_checkpoint_contradicts(look, cut_off):
     answers = look("cut-off", parallel__tp=1, parallel__pp=2)
     refused(answers, "step_2 was written by tp 2, pp 1, cp 1, dp 1, vpp 1; this run has tp 1, pp 2", "model.path=")
