@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "megatron_eureka"
 
 FLOORS = [
     {"config", "types", "log", "files", "cpu_wheels"},
+    {"families"},
     {"answers", "parallel", "planner", "rl", "runs", "weights"},
     {"model", "rewards", "data", "bridge", "checkpoints"},
     {"engines"},

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
-from megatron_eureka.config.companion_files import companion_problems
-from megatron_eureka.config.model_folder import ADAPTER_CONFIG, HF_PART
-from megatron_eureka.config.model_info import ModelInfo
+from megatron_eureka.families.companions import companion_problems
+from megatron_eureka.families.folder import ADAPTER_CONFIG, HF_PART
+from megatron_eureka.families.source import ModelSource
 from megatron_eureka.log import logger
 from megatron_eureka.weights.table import TABLE_VERSION
 
@@ -47,9 +47,9 @@ def _set_dtype(file: Path, name: str) -> None:
         file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def warn_of_companions(folder: str | Path) -> None:
+def warn_of_companions(source: ModelSource) -> None:
     """Name what a folder lacks for a run, before a conversion makes another folder that lacks it."""
-    for problem in companion_problems(folder):
+    for problem in companion_problems(source.hf, source.family):
         logger.warning("The weights are converted, but no run can start from the result: %s", problem)
 
 
@@ -67,7 +67,7 @@ class Description:
 
 def describe(
     folder: Path,
-    like: str | Path,
+    like: ModelSource,
     *,
     layout: Mapping[str, int],
     dtype: torch.dtype | None = None,
@@ -78,24 +78,20 @@ def describe(
 
     Args:
         folder: the checkpoint.
-        like: Hugging Face folder with config, tokenizer and processor of the same model.
+        like: the same model; its config, tokenizer and processor are copied.
         layout: sizes of the parallel axes for which the files are cut.
         dtype: put into the config, if given.
         weights_hash, source_hash: see `Description`.
     """
-    config = json.loads((Path(like) / "config.json").read_text(encoding="utf-8"))
-    architecture = next(iter([*(config.get("architectures") or []), "Qwen2_5_VLForConditionalGeneration"]))
+    architecture = like.family.architecture
     description = Description(architecture, TABLE_VERSION, dict(layout), weights_hash, source_hash)
     (folder / DESCRIPTION).write_text(json.dumps(asdict(description), indent=2) + "\n", encoding="utf-8")
     (folder / HF_PART).mkdir()
-    copy_companions(like, folder / HF_PART, dtype)
+    copy_companions(like.hf, folder / HF_PART, dtype)
 
 
-def check_same_model(info: ModelInfo, given: str | Path, checkpoint: Path) -> None:
+def check_same_model(given: ModelSource, checkpoint: Path) -> None:
     """Refuse to read a checkpoint as another model than the one it says it is: equal shapes would not show it.
-
-    Args:
-        info: the model that `given`, a Hugging Face folder, describes.
 
     Raises:
         ValueError: naming what differs.
@@ -103,16 +99,16 @@ def check_same_model(info: ModelInfo, given: str | Path, checkpoint: Path) -> No
     own = checkpoint / HF_PART
     if not (own / "config.json").is_file():
         return
-    theirs = ModelInfo.from_folder(own)
+    theirs = ModelSource.open(own).info
     differing = [
         f"{name} ({value} and {vars(theirs)[name]})"
-        for name, value in vars(info).items()
+        for name, value in vars(given.info).items()
         if value != vars(theirs)[name]
     ]
     if differing:
         raise ValueError(
-            f"{given} and the config in {own} describe different models: they differ in {', '.join(differing)}. Give "
-            "the folder that the checkpoint was made from."
+            f"{given.hf} and the config in {own} describe different models: they differ in {', '.join(differing)}. "
+            "Give the folder that the checkpoint was made from."
         )
 
 

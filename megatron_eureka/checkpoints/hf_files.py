@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from megatron_eureka.config.model_folder import ADAPTER_WEIGHTS
+from megatron_eureka.families.folder import ADAPTER_WEIGHTS
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"

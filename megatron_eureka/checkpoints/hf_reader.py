@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from megatron_eureka.checkpoints.files import Extent, OpenFiles
 from megatron_eureka.checkpoints.hf_files import INDEX, find_files, read_index
-from megatron_eureka.weights.table import normalise_hf_name
+from megatron_eureka.families import on_disk_name
 
 BLOCK_BYTES = 64 << 20  # of a tensor in memory at once while it is copied to its target
 DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
@@ -48,12 +48,12 @@ class HfReader:
         for file in find_files(self.folder, weight_map):
             keys = self._open(file).keys()
             for key in keys:
-                name = normalise_hf_name(key)
+                name = on_disk_name(key)
                 if name in self._where:
                     raise ValueError(f"{name} is both in {self._where[name][0]} and in {file}; keep one of them.")
                 self._where[name] = (file, key)
         for key, file in weight_map.items():
-            if self._where.get(normalise_hf_name(key), (None, None))[0] != self.folder / file:
+            if self._where.get(on_disk_name(key), (None, None))[0] != self.folder / file:
                 raise ValueError(f"{INDEX} in {self.folder} names {key!r} in {file}, which does not hold it.")
 
     def _open(self, file: Path) -> safe_open:
@@ -107,7 +107,7 @@ class HfReader:
         for key, entry in header.items():
             start, end = entry["data_offsets"]
             extent = TensorExtent(file, 8 + size + start, end - start, tuple(entry["shape"]), entry["dtype"])
-            self._extents[normalise_hf_name(key)] = extent
+            self._extents[on_disk_name(key)] = extent
 
     def read_bytes(self, name: str, start: int, target: memoryview) -> None:
         """Fill `target` with a tensor's raw bytes from byte `start` on; nothing is mapped into memory.

@@ -19,9 +19,11 @@ from megatron_eureka.checkpoints.files import OpenFiles, write_at
 from megatron_eureka.checkpoints.hf_files import INDEX, SINGLE
 from megatron_eureka.checkpoints.hf_reader import DTYPES, TensorExtent
 from megatron_eureka.checkpoints.new_folder import NewFolder
-from megatron_eureka.config.model_info import ModelInfo
+from megatron_eureka.families import on_disk_name
+from megatron_eureka.families.rules import HfTensor
+from megatron_eureka.families.source import ModelSource
 from megatron_eureka.log import progress
-from megatron_eureka.weights.table import HfTensor, hf_tensors, normalise_hf_name
+from megatron_eureka.weights.table import hf_tensors
 
 DEFAULT_FILE_BYTES = 5 * 10**9
 
@@ -89,7 +91,7 @@ class HfWriter:
         fsync: bool = True,
     ) -> None:
         self.folder, self.like = Path(folder), Path(like)
-        tensors = hf_tensors(ModelInfo.from_folder(like))
+        tensors = hf_tensors(ModelSource.open(like).info)
         self._dtypes = dict.fromkeys(tensors, dtype) if isinstance(dtype, torch.dtype) else dict(dtype)
         self._all_dtypes = set(self._dtypes.values())
         if not DTYPES.keys() >= self._all_dtypes:
@@ -124,7 +126,7 @@ class HfWriter:
         Raises:
             ValueError: the name is unknown or came before, or the shape is not the model's.
         """
-        name = normalise_hf_name(name)
+        name = on_disk_name(name)
         extent = self._extents.get(name)
         if extent is None:
             raise ValueError(f"{name!r} of shape {list(tensor.shape)} is no tensor of the model in {self.like}.")

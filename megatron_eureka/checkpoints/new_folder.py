@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
-from megatron_eureka.config.model_folder import is_megatron_checkpoint
+from megatron_eureka.families.folder import is_megatron_checkpoint
 from megatron_eureka.files import only_writer
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux's renameat2

@@ -16,8 +16,7 @@ from megatron_eureka.checkpoints.new_folder import check_apart
 from megatron_eureka.checkpoints.stored import stored_cuts, stored_rules, stored_tensor
 from megatron_eureka.checkpoints.streaming import Streamer, default_workers
 from megatron_eureka.checkpoints.torch_dist_reader import TorchDistReader
-from megatron_eureka.config.model_folder import find_model_folder
-from megatron_eureka.config.model_info import ModelInfo
+from megatron_eureka.families.source import ModelSource
 from megatron_eureka.log import ByteProgress
 from megatron_eureka.weights.layout import Cut
 from megatron_eureka.weights.table import HfTensor, Rule, hf_tensors
@@ -55,14 +54,15 @@ def megatron_to_hf(
         RuntimeError: the target could not be written.
     """
     megatron, hf = Path(megatron), Path(hf)
-    reader, like, info = _open(megatron, like)
+    reader, model = _open(megatron, like)
+    info = model.info
     expected = getattr(read_description(megatron), "weights_hash", None)
     rules, tensors = stored_rules(info), hf_tensors(info)
     check_apart(megatron, hf)
     found = {source.name: reader.dtype(stored_tensor(rule)) for rule in rules for source in rule.sources}
     wanted = dict.fromkeys(tensors, dtype) if dtype else found
-    writer = HfWriter(hf, like, wanted, max_file_bytes, overwrite=overwrite, fsync=fsync)
-    warn_of_companions(like)
+    writer = HfWriter(hf, model.hf, wanted, max_file_bytes, overwrite=overwrite, fsync=fsync)
+    warn_of_companions(model)
     if dry_run:
         return Conversion(hf, len(tensors), writer.file_bytes)
     begin, num_bytes = time.monotonic(), sum(_num_bytes(tensor, found) for tensor in tensors.values())
@@ -83,14 +83,13 @@ def megatron_to_hf(
     return Conversion(hf, len(tensors), writer.file_bytes, time.monotonic() - begin, weights_hash)
 
 
-def _open(megatron: Path, like: str | Path | None) -> tuple[TorchDistReader, Path, ModelInfo]:
+def _open(megatron: Path, like: str | Path | None) -> tuple[TorchDistReader, ModelSource]:
     """A checkpoint that holds all of the model that its small files, or those of `like`, describe."""
     reader = TorchDistReader(megatron)
-    small_files = find_model_folder(like or megatron).hf
-    info = ModelInfo.from_folder(small_files)
-    check_same_model(info, small_files, megatron)
-    reader.check_model([stored_tensor(rule) for rule in stored_rules(info)], info.num_layers)
-    return reader, small_files, info
+    model = ModelSource.open(like or megatron)
+    check_same_model(model, megatron)
+    reader.check_model([stored_tensor(rule) for rule in stored_rules(model.info)], model.info.num_layers)
+    return reader, model
 
 
 def stored_rows(

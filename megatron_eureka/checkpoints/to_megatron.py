@@ -23,8 +23,10 @@ from megatron_eureka.checkpoints.torch_dist import StoredBox, empty_object, writ
 from megatron_eureka.config.checks import check_model_layout
 from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.config.schema import Parallel
+from megatron_eureka.families.decoder import EMBEDDING
+from megatron_eureka.families.source import ModelSource
 from megatron_eureka.log import ByteProgress
-from megatron_eureka.weights.table import EMBEDDING, hf_tensors
+from megatron_eureka.weights.table import hf_tensors
 
 
 def hf_to_megatron(
@@ -59,7 +61,8 @@ def hf_to_megatron(
         RuntimeError: the target could not be written.
     """
     hf, megatron = Path(hf), Path(megatron)
-    info = ModelInfo.from_folder(hf)
+    model = ModelSource.open(hf)
+    info = model.info
     check_model_layout(Parallel(tp=tp, pp=pp, vpp=vpp), info)
     check_hf_keys(hf, info)
     check_apart(hf, megatron)
@@ -70,7 +73,7 @@ def hf_to_megatron(
     new = NewFolder(megatron, file_bytes=plan.file_bytes, overwrite=overwrite, fsync=fsync)
     new.check()
     _check_second_head(reader, info)
-    warn_of_companions(hf)
+    warn_of_companions(model)
     if dry_run:
         return Conversion(megatron, len(tensors), plan.file_bytes)
     begin, num_bytes = time.monotonic(), sum(reader.extent(name).num_bytes for name in tensors)
@@ -80,7 +83,7 @@ def hf_to_megatron(
         weights_hash = hash_tensors(tensors, stored, streamer.hashes())
         source_hash = hash_tensors(tensors, found, streamer.hashes(read=True))
         layout = {"tp": tp, "pp": pp, "vpp": vpp}
-        describe(new.path, hf, layout=layout, dtype=dtype, weights_hash=weights_hash, source_hash=source_hash)
+        describe(new.path, model, layout=layout, dtype=dtype, weights_hash=weights_hash, source_hash=source_hash)
         write_index(new.path, plan.boxes, plan.shapes, plan.objects)
     return Conversion(megatron, len(tensors), plan.file_bytes, time.monotonic() - begin, weights_hash)
 

@@ -16,7 +16,7 @@ from megatron_eureka.checkpoints.hf_reader import DTYPES
 from megatron_eureka.checkpoints.stored import LAYERS, Stored, extra_state_keys
 from megatron_eureka.checkpoints.torch_dist import METADATA
 from megatron_eureka.checkpoints.torch_dist_index import DataExtent, check_files, find_data, load_metadata
-from megatron_eureka.config.model_folder import checkpoints_inside, sharded_backend
+from megatron_eureka.families.folder import checkpoints_inside, sharded_backend
 
 # What a run's checkpoint holds beside the model.
 RUN_STATE = ("optimizer.", "chained_", "rng_state", "rerun_state", "opt_param_scheduler")

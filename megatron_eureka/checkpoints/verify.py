@@ -17,7 +17,7 @@ from megatron_eureka.checkpoints.stored import stored_rules, stored_tensor
 from megatron_eureka.checkpoints.streaming import Streamer, default_workers
 from megatron_eureka.checkpoints.to_hf import stored_rows
 from megatron_eureka.checkpoints.torch_dist_reader import TorchDistReader
-from megatron_eureka.config.model_info import ModelInfo
+from megatron_eureka.families.source import ModelSource
 from megatron_eureka.log import ByteProgress
 from megatron_eureka.weights.table import HfTensor, Rule, hf_tensors
 
@@ -72,11 +72,12 @@ def verify(hf: str | Path, megatron: str | Path, *, workers: int | None = None) 
         ValueError: one of the two is damaged, incomplete, holds unknown tensors or has other shapes.
         RuntimeError: a file could not be read.
     """
-    info, begin = ModelInfo.from_folder(hf), time.monotonic()
+    model, begin = ModelSource.open(hf), time.monotonic()
+    info = model.info
     check_hf_keys(hf, info)
     source, checkpoint = HfReader(hf), TorchDistReader(megatron)
     read_description(checkpoint.folder)
-    check_same_model(info, hf, checkpoint.folder)
+    check_same_model(model, checkpoint.folder)
     rules, tensors = stored_rules(info), hf_tensors(info)
     checkpoint.check_model([stored_tensor(rule) for rule in rules], info.num_layers)
     num_bytes = sum(source.extent(name).num_bytes for name in tensors)

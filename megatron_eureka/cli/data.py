@@ -179,6 +179,7 @@ def _judge(labels: list[str], workers: int) -> list[tuple[str, str | None]]:
 def _token_counter(model: Path) -> TokenCounter:
     from megatron_eureka.data.check import TokenCounter
     from megatron_eureka.data.processor import load_processor
+    from megatron_eureka.families.source import ModelSource
 
     options = Data()
-    return TokenCounter(load_processor(model), options.min_pixels, options.max_pixels)
+    return TokenCounter(load_processor(ModelSource.open(model)), options.min_pixels, options.max_pixels)

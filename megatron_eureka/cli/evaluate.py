@@ -9,14 +9,13 @@ from typing import Annotated
 
 import typer
 
-from megatron_eureka.config.companion_files import companion_problems
 from megatron_eureka.config.load import load_config
-from megatron_eureka.config.model_folder import find_model_folder
-from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.config.schema import Config
 from megatron_eureka.evaluate import session as evaluation
 from megatron_eureka.evaluate.report import main_table
 from megatron_eureka.evaluate.session import COMPARE, MODEL, Session
+from megatron_eureka.families.companions import companion_problems
+from megatron_eureka.families.source import ModelSource
 from megatron_eureka.launch.elastic import is_rank, launch_ranks, run_rank
 from megatron_eureka.log import logger, setup_logging
 
@@ -190,17 +189,17 @@ def _models(config: Config, model: Path | None, compare: Path | None) -> dict[st
 
 def _check_model(config: Config, model: Path, role: str) -> None:
     try:
-        info = ModelInfo.from_folder(model)
+        source = ModelSource.open(model)
     except ValueError as error:
         raise ValueError(f"--{role}: {error}") from error
-    problems = companion_problems(find_model_folder(model).hf)
+    problems = companion_problems(source.hf, source.family)
     if problems:
         raise ValueError("\n".join(f"--{role}: {problem}" for problem in problems))
     prompt, response = config.data.max_prompt_tokens, config.rollout.max_response_tokens
-    if prompt + response > info.max_positions:
+    if prompt + response > source.info.max_positions:
         raise ValueError(
             f"data.max_prompt_tokens {prompt} + rollout.max_response_tokens {response} = {prompt + response} exceed "
-            f"the {info.max_positions} positions of {model}. Lower one of the two."
+            f"the {source.info.max_positions} positions of {model}. Lower one of the two."
         )
 
 

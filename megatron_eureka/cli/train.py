@@ -13,15 +13,15 @@ import typer
 
 from megatron_eureka.config.checks import Task, doubts
 from megatron_eureka.config.load import dump, load_config
-from megatron_eureka.config.model_folder import find_model_folder
-from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.config.schema import Config
+from megatron_eureka.families.source import ModelSource
 from megatron_eureka.launch.elastic import is_rank, launch_ranks, run_rank
 from megatron_eureka.log import logger, setup_logging
 from megatron_eureka.parallel.layout import Layout
 from megatron_eureka.planner.memory import GIB, estimate_memory
 from megatron_eureka.train.preflight import Preflight, preflight
 
+Body = Callable[[Config, ModelSource, str], None]  # what a rank does: options, model, name of the run
 ConfigFile = Annotated[Path, typer.Argument(help="YAML file of options, such as configs/digits/grpo.yaml.")]
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="Options to change: section.option=value, or YAML files to lay over.")
@@ -67,10 +67,10 @@ Examples:
 def train(config: ConfigFile, overrides: Overrides = None, dry_run: DryRun = False, verbose: Verbose = False) -> None:
     """Train by GRPO."""
 
-    def body(options: Config, name: str) -> None:
+    def body(options: Config, source: ModelSource, name: str) -> None:
         from megatron_eureka.train.grpo import train as run
 
-        run(options, name)
+        run(options, source, name)
 
     _command("grpo", "train", config, overrides or [], Plan(dry_run, verbose), body)
 
@@ -78,10 +78,10 @@ def train(config: ConfigFile, overrides: Overrides = None, dry_run: DryRun = Fal
 def sft(config: ConfigFile, overrides: Overrides = None, dry_run: DryRun = False, verbose: Verbose = False) -> None:
     """Fine-tune on demonstrations."""
 
-    def body(options: Config, name: str) -> None:
+    def body(options: Config, source: ModelSource, name: str) -> None:
         from megatron_eureka.train.sft import fine_tune
 
-        fine_tune(options, name)
+        fine_tune(options, source, name)
 
     _command("sft", "sft", config, overrides or [], Plan(dry_run, verbose), body)
 
@@ -92,7 +92,7 @@ def _command(
     file: Path,
     overrides: list[str],
     plan: Plan,
-    body: Callable[[Config, str], None],
+    body: Body,
 ) -> None:
     as_rank = is_rank() and not plan.asked  # first: it tells srun's ranks their numbers, and rank 0 alone logs
     setup_logging()
@@ -113,12 +113,12 @@ def _command(
     sys.exit(launch_ranks([command, str(file), *overrides], num_ranks))
 
 
-def _run_as_rank(task: Task, config: Config, name: str, body: Callable[[Config, str], None]) -> None:
+def _run_as_rank(task: Task, config: Config, name: str, body: Body) -> None:
     """What torchrun, srun or our launcher started: the ranks that are there, not `launch`, say how many there are."""
-    preflight(config, task, int(os.environ["WORLD_SIZE"]), name)
+    found = preflight(config, task, int(os.environ["WORLD_SIZE"]), name)
     _tell_doubts(task, config)
     logger.info("importing torch, transformers and Megatron-Core")
-    body(config, name)
+    body(config, found.source, name)
 
 
 def _tell_doubts(task: Task, config: Config) -> None:
@@ -134,7 +134,7 @@ def _plan(config: Config, found: Preflight, num_ranks: int, verbose: bool) -> st
         [
             layout.grid(),
             f"{num_ranks // config.rollout.tp} engines of tp {config.rollout.tp}, colocated",
-            *_of_model(config, found.info, num_ranks),
+            *_of_model(config, found.source, num_ranks),
             *(f"here and today a run would be refused: {sentence}" for sentence in found.absent),
             "",
             "# all options" if verbose else "# options that differ from the defaults (-v: all)",
@@ -143,13 +143,12 @@ def _plan(config: Config, found: Preflight, num_ranks: int, verbose: bool) -> st
     )
 
 
-def _of_model(config: Config, info: ModelInfo | None, num_ranks: int) -> list[str]:
-    if info is None:
+def _of_model(config: Config, source: ModelSource | None, num_ranks: int) -> list[str]:
+    if source is None:
         return [f"{config.model.path} is not there yet: what depends on the model was not checked"]
-    memory = estimate_memory(config, info, num_ranks)
+    memory = estimate_memory(config, source.info, num_ranks)
     parts = ", ".join(f"{name.replace('_', ' ')} {value / GIB:.2f}" for name, value in vars(memory).items())
-    folder = Path(config.model.path)
     return [
-        f"model: {find_model_folder(folder) if folder.is_dir() else f'published sizes of {folder}'}",
+        f"model: {source.folder or f'published sizes of {config.model.path}'}",
         f"memory of the fullest rank, GiB (estimate): training {memory.training / GIB:.2f} ({parts})",
     ]

@@ -43,9 +43,7 @@ def check(
             *_reward(config),
         ]
     if not config.model.path:
-        problems.append(
-            "model.path is empty: give a Hugging Face folder or a Megatron checkpoint of a Qwen2.5-VL model."
-        )
+        problems.append("model.path is empty: give the Hugging Face folder or a Megatron checkpoint of a model.")
     if task == "grpo" and not config.model.freeze_vision:
         problems.append(
             "model.freeze_vision = false with GRPO: the engines keep their vision tower and image features, so it must "
@@ -247,7 +245,8 @@ def _rollout(config: Config, info: ModelInfo | None, world_size: int) -> Iterato
         return
     yield from _divides(size, info.num_heads, "rollout.tp", "The model's number of attention heads")
     yield from _divides(size, info.ffn_size, "rollout.tp", "The model's FFN size")
-    yield from _divides(size, info.vision.num_heads, "rollout.tp", "The vision tower's number of heads")
+    if info.vision is not None:
+        yield from _divides(size, info.vision.num_heads, "rollout.tp", "The vision tower's number of heads")
     if info.num_kv_heads % size and size % info.num_kv_heads:  # vLLM copies heads when there are fewer than ranks
         yield (
             f"rollout.tp = {size} neither divides nor is a multiple of the model's {info.num_kv_heads} key-value "

@@ -34,7 +34,8 @@ class ImageStore:
     and resize on first use; later uses come from memory or, once the memory is full, from files in `spill_dir`.
 
     Args:
-        image_processor: the model's; gives patch sizes and normalises pixels. It is never allowed to resize.
+        image_processor: the model's; gives patch sizes and normalises pixels. It is never allowed to resize. None: the
+            model reads text alone, and every picture is refused.
         min_pixels, max_pixels: bounds of the area after resizing.
         cache_mib: memory for resized pictures.
         spill_dir: folder for pictures that memory does not hold; a temporary one by default. Ranks may share it.
@@ -51,8 +52,8 @@ class ImageStore:
         verify: bool = False,
     ):
         self.image_processor = image_processor
-        self.patch_size: int = image_processor.patch_size
-        self.merge_size: int = image_processor.merge_size
+        self.patch_size: int = image_processor.patch_size if image_processor is not None else 0
+        self.merge_size: int = image_processor.merge_size if image_processor is not None else 0
         self.min_pixels = min_pixels
         self.max_pixels = max_pixels
         self.verify = verify
@@ -86,9 +87,14 @@ class ImageStore:
             root: folder that relative paths start from.
 
         Raises:
-            ValueError: the source is missing, is no picture, or is extremely long and narrow; names the source.
+            ValueError: the source is missing, is no picture, is extremely long and narrow, or the model does not see;
+                names the source.
         """
         source = resolve(source, root)
+        if self.image_processor is None:
+            raise ValueError(
+                f"{_short(source)}: the model reads text alone. Leave pictures out, or take one that sees."
+            )
         if source in self._keys:
             return self._keys[source]
         data = read_bytes(source)

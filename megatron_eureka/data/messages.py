@@ -7,13 +7,9 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from megatron_eureka.families.chat import CONTROL_TOKENS
+
 ROLES = ("system", "user", "assistant", "tool")
-END_OF_TURN = "<|im_end|>"
-# Tokens of the chat template and of pictures. A text that holds one would become turns and pictures of its own.
-CONTROL_TOKENS = (
-    *("<|im_start|>", END_OF_TURN, "<|endoftext|>", "<|image_pad|>", "<|video_pad|>"),
-    *("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>"),
-)
 # Where public sets put a picture: the next one, the n-th, or one of a number of their own.
 PLACEHOLDER = re.compile(r"<(?:image[ _]?(?P<number>\d{0,2})|img_\d{1,9})>")
 

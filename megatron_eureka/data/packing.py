@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
-from megatron_eureka.data.positions import mrope_positions
+from megatron_eureka.config.model_info import ModelInfo
+from megatron_eureka.families import family_of
 from megatron_eureka.types import MicroBatch, Prompt, Segment
 
 
@@ -98,8 +99,13 @@ def _first_fit(items: list[int], num_tokens: Sequence[int], max_tokens: int) -> 
     return [row for row in rows if row]
 
 
-def pack(items: Sequence[Item], length: int, image_token_id: int, merge_size: int) -> MicroBatch:
-    """Build one row of `length` tokens from items that fit into it; what is left is padding that sees only itself."""
+def pack(items: Sequence[Item], length: int, info: ModelInfo) -> MicroBatch:
+    """Build one row of `length` tokens from items that fit into it; what is left is padding that sees only itself.
+
+    Args:
+        info: of the model, which says where its tokens are and which of them are images.
+    """
+    positions_of, image_token_id = family_of(info).named("positions"), info.image_token_id
     tokens: list[int] = []
     positions: list[torch.Tensor] = []
     segments: list[Segment] = []
@@ -107,7 +113,7 @@ def pack(items: Sequence[Item], length: int, image_token_id: int, merge_size: in
     predict, targets, samples, images = [], [], [], []
     for item in items:
         start, grids = len(tokens), [image.grid_thw for image in item.prompt.images]
-        prompt_positions, next_position = mrope_positions(item.prompt.token_ids, grids, image_token_id, merge_size)
+        prompt_positions, next_position = positions_of(item.prompt.token_ids, grids, info)
         tokens.extend(item.prompt.token_ids)
         positions.append(prompt_positions)
         prompt_end = len(tokens)

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import TemplateError
 
 from megatron_eureka.data.images import ImageStore
-from megatron_eureka.data.messages import END_OF_TURN, control_tokens, image_sources
+from megatron_eureka.data.messages import control_tokens, image_sources
 from megatron_eureka.data.records import Record, check_is_jsonl, parse_record, read_record
 from megatron_eureka.data.refusal import BadRow
+from megatron_eureka.families.chat import END_OF_TURN
 from megatron_eureka.log import logger, progress
 from megatron_eureka.types import ImageKey, Prompt
 

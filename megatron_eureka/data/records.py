@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from megatron_eureka.data.labels import bare_label
-from megatron_eureka.data.messages import END_OF_TURN, control_tokens, parse_prompt, show
+from megatron_eureka.data.messages import control_tokens, parse_prompt, show
 from megatron_eureka.data.refusal import BadRow
+from megatron_eureka.families.chat import END_OF_TURN
 
 # What lines of other layouts have instead of `message`.
 OTHER_LAYOUTS = ("messages", "prompt", "conversations", "question", "problem", "query")

@@ -15,8 +15,6 @@ from contextlib import contextmanager
 import torch
 import torch.distributed as dist
 
-from megatron_eureka.config.model_folder import find_model_folder
-from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.engines.dealing import DealtEngine
 from megatron_eureka.engines.handover import SourceError, guarded, parts
 from megatron_eureka.engines.isolation import set_environment, torch_state_kept
@@ -25,7 +23,7 @@ from megatron_eureka.engines.protocol import GenerateRequest, Images, Refusal, S
 from megatron_eureka.engines.suppress import end_texts, stop_token_ids, suppressed_token_ids, without_end
 from megatron_eureka.log import progress
 from megatron_eureka.types import FinishReason, Sample, VersionSpan
-from megatron_eureka.weights import hf_tensors
+from megatron_eureka.weights import hf_tensors, vision_tensors
 
 set_environment(on_cpu=not torch.cuda.is_available())
 
@@ -57,15 +55,16 @@ class ColocatedEngine(DealtEngine):
         self._rank, self._on_cpu = rank, not torch.cuda.is_available()
         self._usable, self._update_complete = options.from_folder, False
         self._asleep: set[str] = set()  # of "weights" and "kv_cache"; CUDA only
-        self._info = ModelInfo.from_folder(options.model)
-        tokenizer = get_tokenizer(find_model_folder(options.model).hf)
-        stop_ids = stop_token_ids(find_model_folder(options.model).hf, tokenizer)
+        self._info = options.source.info
+        tokenizer = get_tokenizer(options.source.hf)
+        stop_ids = stop_token_ids(options.source.hf, tokenizer)
         self.suppressed = options.suppressed
         if self.suppressed is None:
             self.suppressed = suppressed_token_ids(self._info.vocab_size, tokenizer, stop_ids)
+        self._tower = frozenset(vision_tensors(self._info))
         self._end_texts = end_texts(tokenizer, stop_ids)
         if self._on_cpu:
-            options.check_kv_cache(self._info)
+            options.check_kv_cache()
         register()
         with self._vllm("did not start"):
             self._llm = LLM(**llm_arguments(options, self._on_cpu, self.suppressed, _job_identity()))
@@ -179,7 +178,7 @@ class ColocatedEngine(DealtEngine):
             with self._vllm("failed to update its weights"):
                 self._llm.start_weight_update()
                 for part in parts(guarded(stream)):
-                    tower_changed |= any(name.startswith("visual.") for name, _ in part)
+                    tower_changed |= any(name in self._tower for name, _ in part)
                     self._llm.update_weights({"update_info": {"tensors": part}})
                 self._llm.finish_weight_update()
                 if not self._llm.reset_prefix_cache():

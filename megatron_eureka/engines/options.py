@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
-from megatron_eureka.config.model_folder import find_model_folder, is_megatron_checkpoint
-from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.config.schema import Config
+from megatron_eureka.families.source import ModelSource
 from megatron_eureka.planner.memory import kv_bytes_per_token
-from megatron_eureka.weights import hf_tensors
+from megatron_eureka.weights import vision_tensors
 
 KV_BLOCK_TOKENS = 128  # of vLLM's CPU attention
 
@@ -23,7 +21,7 @@ class EngineOptions:
         ValueError: an engine shall load its weights from a Megatron checkpoint.
     """
 
-    model: str  # Hugging Face folder; a Megatron checkpoint where the weights come by an update
+    source: ModelSource  # a Megatron checkpoint only where the weights come by an update
     tp: int = 1
     dtype: str = "float32"  # a torch name
     max_model_tokens: int = 2048  # prompt, expanded, and response
@@ -38,19 +36,19 @@ class EngineOptions:
     suppressed: tuple[int, ...] | None = None  # tokens that no response may hold; None: those of the model's folder
 
     def __post_init__(self) -> None:
-        if self.from_folder and is_megatron_checkpoint(Path(self.model)):
+        if self.from_folder and not self.source.has_hf_weights:
             raise ValueError(
-                f"An engine cannot load weights from the Megatron checkpoint {self.model}. Build it with "
+                f"An engine cannot load weights from the Megatron checkpoint {self.source.path}. Build it with "
                 "from_folder=False and update its weights, or convert the checkpoint to a Hugging Face folder."
             )
 
-    def check_kv_cache(self, info: ModelInfo) -> None:
+    def check_kv_cache(self) -> None:
         """Refuse a KV cache of `kv_cache_bytes` that the longest response does not fit into, before vLLM does.
 
         Raises:
             ValueError: with the size that is needed.
         """
-        token_bytes = kv_bytes_per_token(info, self.tp, {"float32": 4}.get(self.dtype, 2))
+        token_bytes = kv_bytes_per_token(self.source.info, self.tp, {"float32": 4}.get(self.dtype, 2))
         # vLLM keeps one block to itself.
         needed_bytes = token_bytes * KV_BLOCK_TOKENS * (1 + math.ceil(self.max_model_tokens / KV_BLOCK_TOKENS))
         if needed_bytes > self.kv_cache_bytes:
@@ -62,15 +60,14 @@ class EngineOptions:
             )
 
     @classmethod
-    def from_config(cls, config: Config, **changes: object) -> EngineOptions:
+    def from_config(cls, config: Config, source: ModelSource, **changes: object) -> EngineOptions:
         """The options of a run; the frozen tower's tensors are left out of updates after the first.
 
         From a Megatron checkpoint an engine starts empty: the trainer's first update brings the weights.
         """
-        rollout, info = config.rollout, ModelInfo.from_folder(config.model.path)
-        tower = (name for name in hf_tensors(info) if name.startswith("visual."))
+        rollout = config.rollout
         values = {
-            "model": config.model.path,
+            "source": source,
             "tp": rollout.tp,
             "dtype": {"fp32": "float32", "bf16": "bfloat16"}[config.precision.dtype],
             "max_model_tokens": config.data.max_prompt_tokens + rollout.max_response_tokens,
@@ -79,7 +76,7 @@ class EngineOptions:
             "kv_cache_bytes": rollout.kv_cache_mib << 20,
             "gpu_memory_utilization": rollout.gpu_memory_utilization,
             "seed": config.train.seed,
-            "from_folder": find_model_folder(config.model.path).kind == "hf",
-            "frozen": tuple(tower) if config.model.freeze_vision else (),
+            "from_folder": source.has_hf_weights,
+            "frozen": tuple(vision_tensors(source.info)) if config.model.freeze_vision else (),
         }
         return cls(**(values | changes))

@@ -2,7 +2,7 @@
 
 vLLM calls `register` in each of its processes. Importing this package makes wheels linked against CUDA importable on a
 CPU machine; the call adds the receiver under `BACKEND` to vLLM's factory and the loader under `EMPTY`, and on CPU it
-makes the model known as a class.
+makes the models known as classes.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from vllm.model_executor.models import ModelRegistry
 
 from megatron_eureka.cpu_wheels import is_cpu_torch
 from megatron_eureka.engines.manifest import Manifest
+from megatron_eureka.families import FAMILIES
 
 BACKEND = "megatron_eureka"
 EMPTY = "megatron_eureka_empty"  # load format of an engine whose weights come by an update
 JOB_KEY = "megatron_eureka_job"  # in vLLM's additional_config: a name that no other job on the machine has
 CPU_WORKER = "megatron_eureka.engines.cpu_worker.CpuWorker"  # by name: only a CPU may import it
-ARCHITECTURE = "Qwen2_5_VLForConditionalGeneration"  # as in config.json
 
 
 def register() -> None:
@@ -49,9 +49,8 @@ def register() -> None:
     if is_cpu_torch():
         # vLLM would look at the model in a fresh interpreter, which imports torchvision before any plug-in can act. It
         # does so to keep CUDA out of this process; without CUDA there is nothing to keep out, and seconds to save.
-        from vllm.model_executor.models.qwen2_5_vl import Qwen2_5_VLForConditionalGeneration
-
-        ModelRegistry.register_model(ARCHITECTURE, Qwen2_5_VLForConditionalGeneration)
+        for family in FAMILIES.values():
+            ModelRegistry.register_model(family.architecture, family.named("vllm_class"))
 
 
 class EmptyLoader(DummyModelLoader):

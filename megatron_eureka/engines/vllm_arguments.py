@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from megatron_eureka.config.model_folder import find_model_folder
 from megatron_eureka.engines.options import EngineOptions
 from megatron_eureka.engines.plugin import BACKEND, CPU_WORKER, EMPTY, JOB_KEY
 from megatron_eureka.engines.protocol import GenerateRequest
@@ -20,16 +19,13 @@ def llm_arguments(options: EngineOptions, on_cpu: bool, suppressed: Sequence[int
         job: a name that no other job on the machine has, the same on all ranks.
     """
     arguments = {
-        "model": str(find_model_folder(options.model).hf),
+        "model": str(options.source.hf),
         "distributed_executor_backend": "external_launcher",
         "tensor_parallel_size": options.tp,
         "dtype": options.dtype,
         "seed": options.seed,
         "max_model_len": options.max_model_tokens,
         "max_num_seqs": options.max_num_seqs,
-        "limit_mm_per_prompt": {"image": options.max_images, "video": 0},
-        # Images come resized: bounds that hold for every one of them leave them as they are.
-        "mm_processor_kwargs": {"size": {"shortest_edge": 28 * 28, "longest_edge": options.max_pixels}},
         "logprobs_mode": "processed_logprobs",
         "use_tqdm_on_load": False,
         "load_format": "auto" if options.from_folder else EMPTY,
@@ -37,6 +33,9 @@ def llm_arguments(options: EngineOptions, on_cpu: bool, suppressed: Sequence[int
         "logits_processors": [TOKEN_MASK],
         "additional_config": {TOKENS_KEY: list(suppressed), JOB_KEY: job},
     }
+    images = options.source.family.engine_images
+    if images is not None:
+        arguments |= images(options.max_images, options.max_pixels)
     if on_cpu:
         return arguments | {
             "enforce_eager": True,

@@ -19,8 +19,9 @@ from megatron_eureka.checkpoints.megatron_loader import load_megatron
 from megatron_eureka.config.model_info import ModelInfo, VisionInfo
 from megatron_eureka.config.schema import Config
 from megatron_eureka.data.packing import Item, pack
+from megatron_eureka.families.source import ModelSource
 from megatron_eureka.log import logger
-from megatron_eureka.model.qwen2_5_vl import build_model, named_weights
+from megatron_eureka.model.build import build_model, named_weights
 from megatron_eureka.model.reference import reference_logits
 from megatron_eureka.model.rows import to_device
 from megatron_eureka.model.tower import PixelSource, run_tower
@@ -64,13 +65,13 @@ def compare_logits(hf: str | Path, megatron: str | Path) -> LogitComparison:
     Raises:
         ValueError: a folder is damaged, or the two are models of other sizes.
     """
-    info = ModelInfo.from_folder(hf)
-    prompts = made_up_prompts(info)
+    source = ModelSource.open(hf)
+    prompts = made_up_prompts(source.info)
     logger.info("running transformers on %s", hf)
-    pixels = partial(random_pixels, info.vision)
-    expected = reference_logits(hf, prompts, pixels)
+    pixels = partial(random_pixels, source.info.vision)
+    expected = reference_logits(source, prompts, pixels)
     logger.info("running Megatron-Core on %s", megatron)
-    got = _megatron_logits(megatron, info, prompts, pixels)
+    got = _megatron_logits(ModelSource.open(megatron), prompts, pixels)
     one, two = torch.cat(expected), torch.cat(got)
     return LogitComparison(
         num_positions=len(one),
@@ -81,13 +82,16 @@ def compare_logits(hf: str | Path, megatron: str | Path) -> LogitComparison:
 
 
 def made_up_prompts(info: ModelInfo) -> list[Prompt]:
-    """Text alone, one picture, and several of different shapes; tokens are drawn with a fixed seed."""
-    return [_prompt(info, number, pictures) for number, pictures in enumerate([(), GRIDS[:1], GRIDS])]
+    """Text alone and, of a model that sees, one picture and several of different shapes; drawn with a fixed seed."""
+    pictures = [(), GRIDS[:1], GRIDS] if info.vision else [()]
+    return [_prompt(info, number, grids) for number, grids in enumerate(pictures)]
 
 
 def _prompt(info: ModelInfo, number: int, grids: tuple[tuple[int, int, int], ...]) -> Prompt:
     generator = torch.Generator().manual_seed(number)
-    special = min(info.image_token_id, info.vision_start_token_id, info.vocab_size)
+    special = min(
+        info.image_token_id or info.vocab_size, info.vision_start_token_id or info.vocab_size, info.vocab_size
+    )
 
     def text():
         return torch.randint(special, (TEXT_TOKENS,), generator=generator).tolist()
@@ -112,18 +116,16 @@ def random_pixels(vision: VisionInfo, image: ImageKey) -> torch.Tensor:
     return torch.randn(time * height * width, patch, generator=generator)
 
 
-def _megatron_logits(
-    folder: str | Path, info: ModelInfo, prompts: list[Prompt], pixels: PixelSource
-) -> list[torch.Tensor]:
-    config = Config.model_validate({"model": {"path": str(folder)}, "precision": {"dtype": "fp32"}})
+def _megatron_logits(source: ModelSource, prompts: list[Prompt], pixels: PixelSource) -> list[torch.Tensor]:
+    config = Config.model_validate({"precision": {"dtype": "fp32"}})
     with tempfile.TemporaryDirectory() as rendezvous:
         backend = "nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, init_method=f"file://{rendezvous}/store", rank=0, world_size=1)
         try:
             process_groups = groups.start(Layout(), seed=0)
-            model = build_model(str(folder), config, process_groups)
-            load_megatron(folder, model, named_weights(model), info)
-            return list(_forward(model[0], info, prompts, pixels))
+            model = build_model(source, config, process_groups)
+            load_megatron(source.path, model, named_weights(model), source.info)
+            return list(_forward(model[0], source.info, prompts, pixels))
         finally:
             groups.stop()
 
@@ -134,7 +136,7 @@ def _forward(
 ) -> Iterator[torch.Tensor]:
     for prompt in prompts:
         item = Item(prompt, (), ())
-        row = to_device(pack([item], prompt.num_tokens, info.image_token_id, info.vision.spatial_merge_size))
+        row = to_device(pack([item], prompt.num_tokens, info))
         images = run_tower(model.visual, list(row.images), pixels) if row.images else None
         hidden = model(row, images)
         yield (hidden[:, 0] @ model.language_model.head_weight().T).cpu()

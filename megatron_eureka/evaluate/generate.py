@@ -12,7 +12,6 @@ from typing import Any
 import torch.distributed as dist
 
 from megatron_eureka.checkpoints import megatron_to_hf
-from megatron_eureka.config.model_folder import find_model_folder
 from megatron_eureka.config.schema import Config
 from megatron_eureka.data.images import ImageStore
 from megatron_eureka.data.processor import load_processor
@@ -22,6 +21,7 @@ from megatron_eureka.engines.protocol import Engine, Refusal, SamplingOptions, s
 from megatron_eureka.evaluate.benchmarks import Benchmark, load_benchmark
 from megatron_eureka.evaluate.plan import Source, sampling, settings, sources, turns
 from megatron_eureka.evaluate.responses import Response, ResponseFile
+from megatron_eureka.families.source import ModelSource
 from megatron_eureka.files import write_atomically
 from megatron_eureka.log import logger
 from megatron_eureka.parallel import groups
@@ -57,13 +57,13 @@ def generate(config: Config, model: Path, folder: Path) -> None:
     groups.start(Layout.fill(world, tp=1, pp=1, cp=1, vpp=1), config.train.seed, config.launch.timeout_s)
     converted = folder / ".hf"
     weights = run_on_main(lambda: _as_hf(model, converted), for_all=True)
-    config = config.model_copy(update={"model": config.model.model_copy(update={"path": str(weights)})})
-    processor = load_processor(weights)
+    loaded = ModelSource.open(weights)
+    processor = load_processor(loaded)
     store = ImageStore.from_options(config.data, processor.image_processor, folder / ".images")
     works = [_open_work(config, source, model, folder, processor, store) for source in sources(config.evaluation)]
     questions = [question for work in works for question in work.questions]
     if questions:
-        engine = _start_engine(config, store, [question.prompt for question in questions if question.prompt])
+        engine = _start_engine(config, loaded, store, [question.prompt for question in questions if question.prompt])
         for work in works:
             _answer(config, engine, work)
     for work in works:
@@ -174,18 +174,18 @@ def _response(name: str, result: Group | Refusal) -> Response:
     return Response(name, texts, tuple(sample.finish_reason for sample in result.samples))
 
 
-def _start_engine(config: Config, store: ImageStore, prompts: Sequence[Prompt]) -> Engine:
+def _start_engine(config: Config, source: ModelSource, store: ImageStore, prompts: Sequence[Prompt]) -> Engine:
     # vLLM takes seconds to import and sets torch's state: only those who generate load it.
     from megatron_eureka.engines.colocated import ColocatedEngine
 
     max_images = max([1, *(len(prompt.images) for prompt in prompts)])
     share = max(config.rollout.gpu_memory_utilization, ALONE_ON_GPU)
-    options = EngineOptions.from_config(config, max_images=max_images, gpu_memory_utilization=share)
+    options = EngineOptions.from_config(config, source, max_images=max_images, gpu_memory_utilization=share)
     return ColocatedEngine(options, store)
 
 
 def _as_hf(model: Path, converted: Path) -> Path:
-    if find_model_folder(model).kind == "hf":
+    if ModelSource.open(model).has_hf_weights:
         return model
     logger.info("converting %s for the engines", model)
     megatron_to_hf(model, converted, overwrite=True)

@@ -1,183 +1,21 @@
-"""Qwen2.5-VL on Megatron-Core: one pipeline chunk of it, and building all chunks of a rank."""
+"""Qwen2.5-VL on Megatron-Core."""
 
 from __future__ import annotations
 
-import torch
-from megatron.core import parallel_state, tensor_parallel
-from megatron.core.enums import ModelType
-from megatron.core.process_groups_config import ProcessGroupCollection
-from megatron.core.transformer.module import MegatronModule
-from megatron.core.transformer.transformer_config import TransformerConfig
-from megatron.core.transformer.utils import sharded_state_dict_default
+from typing import Any
+
 from transformers import AutoConfig
-from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLConfig
 
-from megatron_eureka.config.model_folder import find_model_folder
-from megatron_eureka.config.model_info import ModelInfo
-from megatron_eureka.config.schema import Config
-from megatron_eureka.model.attention import packed_row
-from megatron_eureka.model.language_model import LanguageModel
-from megatron_eureka.model.logprobs import Head
-from megatron_eureka.model.spec import block_spec, transformer_config, uses_transformer_engine
+from megatron_eureka.families.source import ModelSource
+from megatron_eureka.model.chunk import Chunk
 from megatron_eureka.model.tower import build_tower
-from megatron_eureka.parallel import cpu_shim
 from megatron_eureka.parallel.groups import device
-from megatron_eureka.types import MicroBatch
 
 
-class Qwen2_5_VL(MegatronModule):
-    """A pipeline chunk: the tower and the embedding on the first, decoder layers, the head on the last.
+class Qwen2_5_VL(Chunk):
+    """transformers' vision tower beside the embedding, on the first chunk."""
 
-    Attributes:
-        language_model: the GPTModel part.
-        visual: transformers' vision tower, on the first chunk only.
-    """
-
-    def __init__(
-        self,
-        info: ModelInfo,
-        hf_config: Qwen2_5_VLConfig,
-        config: TransformerConfig,
-        transformer_engine: bool,
-        groups: ProcessGroupCollection,
-        vp_stage: int | None,
-    ):
-        super().__init__(config=config)
-        self.groups, self.vp_stage = groups, vp_stage
-        self.pre_process = parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=vp_stage)
-        self.post_process = parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=vp_stage)
-        self.share_embeddings_and_output_weights = info.tied
-        self.model_type = ModelType.encoder_or_decoder  # asked for by Megatron-Core's schedules
-        self.language_model = LanguageModel(
-            config=config,
-            transformer_layer_spec=block_spec(config, transformer_engine, vp_stage),
-            vocab_size=info.vocab_size,
-            max_sequence_length=info.max_positions,
-            pre_process=self.pre_process,
-            post_process=self.post_process,
-            share_embeddings_and_output_weights=info.tied,
-            position_embedding_type="mrope",
-            rotary_base=info.rope_theta,
-            scatter_embedding_sequence_parallel=False,  # images are merged on the full row first
-            pg_collection=groups,
-            vp_stage=vp_stage,
-        )
+    def __init__(self, source: ModelSource, *args: Any):
+        super().__init__(source, *args)
         if self.pre_process:
-            self.visual = build_tower(hf_config, config.params_dtype, device())
-
-    def set_input_tensor(self, input_tensor) -> None:
-        """Take the previous stage's hidden states (called by Megatron-Core's schedules)."""
-        tensors = input_tensor if isinstance(input_tensor, list) else [input_tensor]
-        self.language_model.set_input_tensor(tensors[0])
-
-    def shared_embedding_or_output_weight(self) -> torch.Tensor | None:
-        """The tied matrix, where Megatron-Core sums its gradient over the first and the last stage."""
-        return self.language_model.shared_embedding_or_output_weight()
-
-    def forward(self, row: MicroBatch, image_embeddings: torch.Tensor | None = None) -> torch.Tensor:
-        """Hidden states of a packed row on this model's device.
-
-        Args:
-            row: the micro-batch; tensors on this device.
-            image_embeddings: [visual tokens, hidden] for `row.image_index`; first stage only.
-
-        Returns:
-            [tokens, 1, hidden], or [tokens / tp, 1, hidden] under sequence parallelism.
-        """
-        decoder_input = self._embed(row, image_embeddings) if self.pre_process else None
-        return self.language_model(
-            input_ids=row.token_ids[None],
-            position_ids=row.positions[:, None],
-            attention_mask=None,
-            decoder_input=decoder_input,
-            packed_seq_params=packed_row(row.segments, row.token_ids.device, self.config.params_dtype),
-        )
-
-    def _embed(self, row: MicroBatch, image_embeddings: torch.Tensor | None) -> torch.Tensor:
-        hidden = self.language_model.embedding(input_ids=row.token_ids[None], position_ids=None)  # [t, 1, H]
-        if len(row.image_index):
-            assert image_embeddings is not None, "the row has images, but no embeddings were given"
-            if len(image_embeddings) != len(row.image_index):
-                raise ValueError(
-                    f"The row has {len(row.image_index)} image placeholders, the tower gave "
-                    f"{len(image_embeddings)} embeddings."
-                )
-            hidden = hidden.index_copy(0, row.image_index, image_embeddings.unsqueeze(1).to(hidden.dtype))
-        if self.config.sequence_parallel:
-            hidden = tensor_parallel.scatter_to_sequence_parallel_region(hidden, group=self.groups.tp)
-        return hidden
-
-    def predicting(self, hidden: torch.Tensor, row: MicroBatch) -> torch.Tensor:
-        """[targets, hidden]: the state that predicts each target of a row, from what `forward` returned; last stage.
-
-        The same on every tensor-parallel rank; going back, the ranks' partial gradients are summed.
-        """
-        if self.config.sequence_parallel:  # backward: reduce-scatter
-            hidden = tensor_parallel.gather_from_sequence_parallel_region(
-                hidden, tensor_parallel_output_grad=True, group=self.groups.tp
-            )
-        else:  # backward: all-reduce
-            hidden = tensor_parallel.copy_to_tensor_model_parallel_region(hidden, group=self.groups.tp)
-        return hidden[:, 0].index_select(0, row.predict_index)
-
-    def head(self, temperature: float, banned: torch.Tensor | None, chunk_bytes: int) -> Head:
-        """This rank's part of the head, last stage; see there."""
-        return Head(self.language_model.head_weight(), self.groups.tp, temperature, banned, chunk_bytes)
-
-    def sharded_state_dict(self, prefix: str = "", sharded_offsets: tuple = (), metadata: dict | None = None) -> dict:
-        """The checkpoint form of this chunk (megatron.core.dist_checkpointing)."""
-        state = self.language_model.sharded_state_dict(f"{prefix}language_model.", sharded_offsets, metadata)
-        if self.pre_process:
-            tp_group = self.groups.tp
-            state.update(
-                sharded_state_dict_default(
-                    self.visual, f"{prefix}visual.", sharded_offsets, metadata, tp_group=tp_group
-                )
-            )
-        return state
-
-
-def build_model(folder: str, config: Config, groups: ProcessGroupCollection) -> list[Qwen2_5_VL]:
-    """This rank's chunks of the model in `folder`, without its weights: one chunk, or `parallel.vpp` of them."""
-    info = ModelInfo.from_folder(folder)
-    hf_config = AutoConfig.from_pretrained(find_model_folder(folder).hf)
-    core_config = transformer_config(info, config)
-    engine = uses_transformer_engine(config.model.spec)
-    chunks = []
-    with cpu_shim.cuda_method_stays():
-        for vp_stage in range(config.parallel.vpp):
-            stage = vp_stage if config.parallel.vpp > 1 else None
-            chunk = Qwen2_5_VL(info, hf_config, core_config, engine, groups, stage)
-            if chunk.pre_process:
-                _prepare_tower(chunk.visual, config.model.freeze_vision)
-            chunks.append(chunk.to(device()))
-    return chunks
-
-
-def _prepare_tower(tower: torch.nn.Module, frozen: bool) -> None:
-    """Freeze the tower, or have Megatron-Core average its gradients over the tensor-parallel ranks, which all run it.
-
-    The ranks compute the same gradients; CUDA kernels that sum in no fixed order would let them drift apart. gloo has
-    no average, and on CPU the gradients are the same to the bit.
-    """
-    tower.requires_grad_(not frozen)
-    for parameter in tower.parameters():
-        parameter.average_gradients_across_tp_domain = torch.cuda.is_available()
-
-
-def named_weights(chunks: list[Qwen2_5_VL]) -> dict[str, torch.nn.Parameter]:
-    """This rank's parameters under their global names: layers numbered over the whole model, not over the chunk."""
-    weights = {}
-    for chunk in chunks:
-        offset = chunk.language_model.decoder.layers[0].layer_number - 1
-        for name, parameter in chunk.named_parameters():
-            weights[_global_name(name, offset)] = parameter
-    return weights
-
-
-def _global_name(name: str, offset: int) -> str:
-    prefix = "language_model.decoder.layers."
-    if not name.startswith(prefix):
-        return name
-    number, rest = name[len(prefix) :].split(".", 1)
-    return f"{prefix}{int(number) + offset}.{rest}"
+            self.visual = build_tower(AutoConfig.from_pretrained(source.hf), self.config.params_dtype, device())

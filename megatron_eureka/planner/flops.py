@@ -44,8 +44,10 @@ def _attention_pairs(row: MicroBatch) -> float:
     return pairs
 
 
-def tower_flops(vision: VisionInfo, num_patches: int) -> float:
+def tower_flops(vision: VisionInfo | None, num_patches: int) -> float:
     """One forward pass of the vision tower and its merger; attention inside windows is small and left out."""
+    if vision is None:
+        return 0.0
     hidden, merged = vision.hidden_size, vision.hidden_size * vision.spatial_merge_size**2
     patch = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2 * hidden
     block = 4 * hidden * hidden + 3 * hidden * vision.ffn_size

@@ -15,6 +15,8 @@ def layer_parameters(info: ModelInfo) -> int:
 def vision_parameters(info: ModelInfo) -> int:
     """Parameters of the vision tower and its merger."""
     vision = info.vision
+    if vision is None:
+        return 0
     hidden, ffn = vision.hidden_size, vision.ffn_size
     patch = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2 * hidden
     block = 4 * hidden * hidden + 4 * hidden + 3 * hidden * ffn + 2 * ffn + hidden + 2 * hidden

@@ -85,8 +85,7 @@ def make_rows(items: Sequence[Item], config: Config, policy: Policy) -> list[Mic
     lengths = [sum(sizes[item] for item in row) for row in mine]
     if policy.layout.pp > 1:
         lengths = [max(lengths)] * len(lengths)
-    merge_size, image_token = policy.info.vision.spatial_merge_size, policy.info.image_token_id
     return [
-        pack([parts[item] for item in row], round_up(max(1, length), policy.row_multiple), image_token, merge_size)
+        pack([parts[item] for item in row], round_up(max(1, length), policy.row_multiple), policy.info)
         for row, length in zip(mine, lengths, strict=True)
     ]

@@ -22,7 +22,6 @@ from megatron_eureka.checkpoints.companions import describe
 from megatron_eureka.checkpoints.damage import read_plain_objects
 from megatron_eureka.checkpoints.in_process_writer import InProcessSaveStrategy
 from megatron_eureka.checkpoints.megatron_loader import first_cause, load_sharded, reason
-from megatron_eureka.config.model_folder import find_model_folder
 from megatron_eureka.files import disk_full
 from megatron_eureka.parallel import cpu_shim
 from megatron_eureka.runs.folder import steps_newest_first
@@ -89,9 +88,8 @@ def save(policy: Policy, folder: Path, progress: dict[str, Any], keep: int) -> N
 
 def _make_model_folder(policy: Policy, folder: Path) -> None:
     """Put the model's small files into a checkpoint, so that another run can start from its weights."""
-    like = find_model_folder(policy.config.model.path).hf
     axes = {name: getattr(policy.layout, name) for name in ("tp", "pp", "vpp")}
-    describe(folder, like, layout=axes, dtype=policy.model[0].config.params_dtype)
+    describe(folder, policy.source, layout=axes, dtype=policy.model[0].config.params_dtype)
 
 
 def _prune(folder: Path, keep: int) -> None:

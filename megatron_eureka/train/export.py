@@ -10,7 +10,6 @@ import torch.distributed as dist
 
 from megatron_eureka.bridge.source import ShardedSource
 from megatron_eureka.checkpoints import export_hf
-from megatron_eureka.config.model_folder import find_model_folder
 from megatron_eureka.log import logger
 from megatron_eureka.train.policy import Policy
 from megatron_eureka.weights import table
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 def weight_source(policy: Policy) -> ShardedSource:
     """The weights as full Hugging Face tensors; a collective over all ranks, and so are its streams."""
-    frozen = [rule.name for rule in table(policy.info) if rule.name.startswith("visual.")]
+    frozen = [rule.name for rule in table(policy.info) if rule.vision]
     return ShardedSource(
         policy.weights(),
         policy.info,
@@ -41,8 +40,7 @@ def export(run: Run, next_command: str) -> Path:
     target, source = run.folder.export, run.weight_source
     if run.is_main and target.exists():
         shutil.rmtree(target)  # of a run that was cut off right after exporting
-    like = find_model_folder(run.config.model.path).hf
-    export_hf(source.stream(), target, like, source.num_tensors, run.is_main)
+    export_hf(source.stream(), target, run.policy.source.hf, source.num_tensors, run.is_main)
     dist.barrier()
     logger.info("exported to %s; next: %s", target, next_command.format(folder=target))
     return target

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 
 from megatron_eureka.config.schema import Config
+from megatron_eureka.families.source import ModelSource
 from megatron_eureka.parallel.groups import device
 from megatron_eureka.rl.correction import correction_metrics, merge_totals
 from megatron_eureka.rl.step_advantages import StepAdvantages, step_advantages
@@ -32,8 +33,8 @@ from megatron_eureka.train.session import Session, engine_turn, open_session
 from megatron_eureka.train.update import update
 
 
-def train(config: Config, name: str) -> None:
-    """Train `config.model.path` by GRPO; called on every rank of the job.
+def train(config: Config, source: ModelSource, name: str) -> None:
+    """Train a model by GRPO; called on every rank of the job.
 
         prompts -> collect -> pack -> log-probs -> advantages -> update -> push weights -> log -> evaluate / save
 
@@ -41,7 +42,7 @@ def train(config: Config, name: str) -> None:
         ValueError: bad input, with its remedy.
         RuntimeError: the run cannot go on (an engine died, a loss is not finite, nothing passes the filter).
     """
-    session = open_session(config, name)
+    session = open_session(config, source, name)
     evaluate_if(session, 0, session.run.step == 0)
     for step in session.run.steps():
         started = time.perf_counter()

@@ -15,12 +15,13 @@ from megatron.core.process_groups_config import ProcessGroupCollection
 
 from megatron_eureka.checkpoints import check_hf_keys, load_hf
 from megatron_eureka.checkpoints.megatron_loader import load_megatron
-from megatron_eureka.config.model_folder import find_model_folder
 from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.config.schema import Config
+from megatron_eureka.families.source import ModelSource
 from megatron_eureka.log import logger
+from megatron_eureka.model.build import build_model, named_weights
+from megatron_eureka.model.chunk import Chunk
 from megatron_eureka.model.logprobs import token_losses, vocab_parallel_logprobs
-from megatron_eureka.model.qwen2_5_vl import Qwen2_5_VL, build_model, named_weights
 from megatron_eureka.model.rows import to_device
 from megatron_eureka.model.tower import ImageEncoder, PixelSource, run_tower
 from megatron_eureka.parallel import cpu_shim
@@ -48,16 +49,21 @@ class Policy:
     """This rank's part of the policy. `chunks` are wrapped for gradient reduction, `model` are the same, bare."""
 
     config: Config
-    info: ModelInfo
+    source: ModelSource  # of the weights it started with
     layout: Layout
     groups: ProcessGroupCollection
-    model: list[Qwen2_5_VL]
+    model: list[Chunk]
     chunks: list[DistributedDataParallel]
     optimizer: MegatronOptimizer
     pixels: PixelSource
-    encoder: ImageEncoder | None  # first stage, frozen tower
+    encoder: ImageEncoder | None  # first stage of a model with a tower, where it is frozen
     banned: torch.Tensor | None  # [vocabulary / tp] bool, tokens that the sampler may not choose
     temperature: float = 1.0  # of the sampler; log-probs are those of the distribution that it draws from
+
+    @property
+    def info(self) -> ModelInfo:
+        """Sizes of the model."""
+        return self.source.info
 
     @property
     def is_first_stage(self) -> bool:
@@ -112,20 +118,20 @@ def torch_adams(optimizer: MegatronOptimizer) -> list[torch.optim.Optimizer]:
 
 def build_policy(
     config: Config,
+    source: ModelSource,
     layout: Layout,
     groups: ProcessGroupCollection,
     pixels: PixelSource,
     banned: Sequence[int] = (),
     temperature: float = 1.0,
 ) -> Policy:
-    """Build the model of `config.model.path`, load its weights and put the distributed optimizer on it.
+    """Build a model, load its weights and put the distributed optimizer on it.
 
     Args:
         banned: token ids that sampling never yields; they get no probability in training either.
         temperature: of the sampler; 1 where nothing is sampled.
     """
-    info = ModelInfo.from_folder(config.model.path)
-    model = _load_model(config, layout, groups, info)
+    model = _load_model(config, source, layout, groups)
     core_config = model[0].config
     ddp_config = DistributedDataParallelConfig(grad_reduce_in_fp32=True, use_distributed_optimizer=True)
     chunks = [DistributedDataParallel(core_config, ddp_config, chunk) for chunk in model]
@@ -149,11 +155,11 @@ def build_policy(
     core_config.no_sync_func = chunks[0].no_sync if len(chunks) == 1 else [chunk.no_sync for chunk in chunks]
     core_config.grad_scale_func = optimizer.scale_loss
     encoder = None
-    if model[0].pre_process and config.model.freeze_vision:
+    if model[0].visual is not None and config.model.freeze_vision:
         encoder = ImageEncoder(model[0].visual, pixels, groups.tp)
     return Policy(
         config=config,
-        info=info,
+        source=source,
         layout=layout,
         groups=groups,
         model=model,
@@ -161,23 +167,22 @@ def build_policy(
         optimizer=optimizer,
         pixels=pixels,
         encoder=encoder,
-        banned=_banned_rows(banned, info.vocab_size, coordinates(layout).tp, layout.tp),
+        banned=_banned_rows(banned, source.info.vocab_size, coordinates(layout).tp, layout.tp),
         temperature=temperature,
     )
 
 
-def _load_model(config: Config, layout: Layout, groups: ProcessGroupCollection, info: ModelInfo) -> list[Qwen2_5_VL]:
-    """This rank's chunks with the weights of `config.model.path`, whichever kind of folder it is."""
-    folder = find_model_folder(config.model.path)
-    logger.info("weights from the %s", folder)
-    if folder.kind == "megatron":
-        model = build_model(config.model.path, config, groups)
-        load_megatron(folder.path, model, named_weights(model), info)
+def _load_model(config: Config, source: ModelSource, layout: Layout, groups: ProcessGroupCollection) -> list[Chunk]:
+    """This rank's chunks with their weights, whichever kind of folder they are in."""
+    logger.info("weights from the %s", source.folder)
+    if not source.has_hf_weights:
+        model = build_model(source, config, groups)
+        load_megatron(source.path, model, named_weights(model), source.info)
         return model
-    check_hf_keys(folder.path, info)
-    model = build_model(config.model.path, config, groups)
+    check_hf_keys(source.path, source.info)
+    model = build_model(source, config, groups)
     with torch.no_grad():
-        load_hf(folder.path, named_weights(model), info, coordinates(layout).tp, layout.tp)
+        load_hf(source.path, named_weights(model), source.info, coordinates(layout).tp, layout.tp)
     return model
 
 

@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megatron_eureka.config.checks import Task, check
-from megatron_eureka.config.companion_files import companion_problems
-from megatron_eureka.config.known_models import KNOWN_MODELS, find_model_info
 from megatron_eureka.config.load import dump
-from megatron_eureka.config.model_folder import find_model_folder
-from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.config.schema import Config
 from megatron_eureka.evaluate.plan import pass_ks, sampling, sources
+from megatron_eureka.families import PUBLISHED
+from megatron_eureka.families.companions import companion_problems
+from megatron_eureka.families.source import ModelSource, find_source
 from megatron_eureka.parallel.layout import Layout
 from megatron_eureka.rewards.service import check_address
 from megatron_eureka.rewards.user import find_function, try_file
@@ -31,7 +30,7 @@ from megatron_eureka.runs.saved_layout import saved_layout
 class Preflight:
     """What was found of a run that may start."""
 
-    info: ModelInfo | None  # None: a plan for a model that is not there yet
+    source: ModelSource | None  # None: a plan for a model that is not there yet
     absent: tuple[str, ...] = ()  # of a plan: why a run would be refused here and today, one sentence each
 
 
@@ -49,28 +48,28 @@ def preflight(config: Config, task: Task, num_ranks: int, name: str, *, for_plan
     Raises:
         ValueError: all problems that one look can find, one a line, each with a way out.
     """
-    info = _model_info(config.model.path, for_plan)
+    source = _source(config.model.path, for_plan)
     ahead = for_plan and not Path(config.model.path).is_dir()
     missing = tuple([*_files(config, task), *_packages(config), *_run_folder(config, num_ranks, name)])
     problems = [*_named_parts(config, task)]
-    if info is not None and not ahead:
-        problems += companion_problems(find_model_folder(config.model.path).hf)
-    check(config, info, num_ranks, task, [*problems, *(() if ahead else missing)])
+    if source is not None and not ahead:
+        problems += companion_problems(source.hf, source.family)
+    check(config, source and source.info, num_ranks, task, [*problems, *(() if ahead else missing)])
     if ahead:
-        return Preflight(info, missing)
+        return Preflight(source, missing)
     _check_reward_files(config, task)
-    _check_weights(config, info)
+    _check_weights(config, source)
     if for_plan:
-        _check_processor(config)
-    return Preflight(info)
+        _check_processor(source)
+    return Preflight(source)
 
 
-def _model_info(path: str, for_plan: bool) -> ModelInfo | None:
-    """Sizes of the model in a folder; for a plan a published model's name will do, and of a later folder nothing."""
-    if not path or (for_plan and not Path(path).exists() and path not in KNOWN_MODELS):
+def _source(path: str, for_plan: bool) -> ModelSource | None:
+    """The model in a folder; for a plan a published model's name will do, and of a later folder nothing."""
+    if not path or (for_plan and not Path(path).exists() and path not in PUBLISHED):
         return None  # of an empty path `check` speaks
     try:
-        return find_model_info(path) if for_plan else ModelInfo.from_folder(path)
+        return find_source(path) if for_plan else ModelSource.open(path)
     except ValueError as error:
         raise ValueError(f"model.path: {error}") from error
 
@@ -154,7 +153,7 @@ def _check_reward_files(config: Config, task: Task) -> None:
             try_file(find_function(reference)[0])
 
 
-def _check_weights(config: Config, info: ModelInfo) -> None:
+def _check_weights(config: Config, source: ModelSource) -> None:
     """Names and shapes of the weights, from headers alone."""
     import torch
 
@@ -162,17 +161,16 @@ def _check_weights(config: Config, info: ModelInfo) -> None:
 
     if config.model.spec == "te" and not torch.cuda.is_available():
         raise ValueError("model.spec is 'te', but there is no CUDA device. Use 'auto', or a GPU machine.")
-    folder = find_model_folder(config.model.path)
     try:
-        (check_hf_keys if folder.kind == "hf" else check_megatron_keys)(folder.path, info)
+        (check_hf_keys if source.has_hf_weights else check_megatron_keys)(source.path, source.info)
     except ValueError as error:
         raise ValueError(f"model.path: {error}") from error
 
 
-def _check_processor(config: Config) -> None:
+def _check_processor(source: ModelSource) -> None:
     from megatron_eureka.data.processor import check_chat_template, load_processor
 
     try:
-        check_chat_template(load_processor(config.model.path), config.model.path)
+        check_chat_template(load_processor(source), source.folder.path)
     except ValueError as error:
         raise ValueError(f"model.path: {error}") from error

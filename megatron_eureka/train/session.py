@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING
 import torch
 import torch.distributed as dist
 
-from megatron_eureka.config.model_folder import find_model_folder
-from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.config.schema import Config
 from megatron_eureka.engines.isolation import set_environment
 from megatron_eureka.engines.options import EngineOptions
 from megatron_eureka.engines.suppress import stop_token_ids, suppressed_token_ids
 from megatron_eureka.evaluate.periodic import OpenBenchmark, open_benchmarks
+from megatron_eureka.families.source import ModelSource
 from megatron_eureka.log import logger
 from megatron_eureka.rewards.scorer import Scorer
 from megatron_eureka.rollout.collect import Collector
@@ -45,24 +44,25 @@ class Session:
     counted: dict[str, int] = field(default_factory=dict)  # counters at the end of the step before
 
 
-def open_session(config: Config, name: str) -> Session:
+def open_session(config: Config, source: ModelSource, name: str) -> Session:
     """Set everything up and take up a run that was cut off; weights are in the engines afterwards."""
     set_environment(on_cpu=not torch.cuda.is_available())  # here, since torch keeps some of it for each thread
     layout, process_groups = start_job(config, meanwhile=engine_class)
     folder = open_folder(config, name)
     workers = max(1, config.reward.workers // ranks_on_node())
     scorer = Scorer(config.reward.model_copy(update={"workers": workers}), config.rollout.max_response_tokens)
-    data = load_data(config, scorer.check_label, spill_dir=folder.images)
+    data = load_data(config, source, scorer.check_label, spill_dir=folder.images)
     tokenizer = data.processor.tokenizer
-    vocab_size = ModelInfo.from_folder(config.model.path).vocab_size
-    stop_ids = stop_token_ids(find_model_folder(config.model.path).hf, tokenizer)
-    banned = suppressed_token_ids(vocab_size, tokenizer, stop_ids)
-    run = open_run(config, folder, data, layout, process_groups, banned, config.rollout.temperature)
+    stop_ids = stop_token_ids(source.hf, tokenizer)
+    banned = suppressed_token_ids(source.info.vocab_size, tokenizer, stop_ids)
+    run = open_run(config, source, folder, data, layout, process_groups, banned, config.rollout.temperature)
     logger.info("starting %d engines of tp %d", layout.world_size // config.rollout.tp, config.rollout.tp)
     benchmarks = open_benchmarks(config, data.processor, data.store, folder.images / "benchmarks")
     max_images = max(1, *(len(prompt.images) for prompt in (*data.train.prompts, *data.heldout)))
     max_images = max(max_images, *(opened.max_images for opened in benchmarks), 1)
-    engine = engine_class()(EngineOptions.from_config(config, max_images=max_images, suppressed=banned), data.store)
+    engine = engine_class()(
+        EngineOptions.from_config(config, source, max_images=max_images, suppressed=banned), data.store
+    )
     stream = new_stream(config, data.train)
     prompts, end_token_id = data.train.prompts, tokenizer.eos_token_id
     collector = Collector(config, engine, scorer, prompts, stream, run.timers, end_token_id)

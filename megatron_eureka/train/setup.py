@@ -21,6 +21,7 @@ from megatron_eureka.data.images import ImageStore
 from megatron_eureka.data.processor import load_processor
 from megatron_eureka.data.prompts import PromptSet, load_prompts
 from megatron_eureka.data.stream import PromptStream
+from megatron_eureka.families.source import ModelSource
 from megatron_eureka.log import logger
 from megatron_eureka.parallel import groups
 from megatron_eureka.parallel.layout import Layout
@@ -64,7 +65,11 @@ def start_job(config: Config, meanwhile: Callable[[], object] = lambda: None) ->
 
 
 def load_data(
-    config: Config, check_label: LabelCheck | None, with_responses: bool = False, spill_dir: Path | None = None
+    config: Config,
+    source: ModelSource,
+    check_label: LabelCheck | None,
+    with_responses: bool = False,
+    spill_dir: Path | None = None,
 ) -> Data:
     """Read the prompts, the same on every rank; rank 0's verdicts on labels hold for all.
 
@@ -74,7 +79,7 @@ def load_data(
         spill_dir: where resized pictures go that memory does not hold; shared by the ranks that see it.
     """
     logger.info("reading prompts")
-    processor = load_processor(config.model.path)
+    processor = load_processor(source)
     store = ImageStore.from_options(config.data, processor.image_processor, spill_dir)
     reasons: dict[str, str | None] = {}
 
@@ -112,6 +117,7 @@ def open_folder(config: Config, name: str) -> RunFolder:
 
 def open_run(
     config: Config,
+    source: ModelSource,
     folder: RunFolder,
     data: Data,
     layout: Layout,
@@ -124,7 +130,7 @@ def open_run(
     Args:
         banned, temperature: token ids that sampling never yields, and its temperature; none where nothing is sampled.
     """
-    policy = build_policy(config, layout, process_groups, data.store.pixels, banned, temperature)
+    policy = build_policy(config, source, layout, process_groups, data.store.pixels, banned, temperature)
     return Run(config=config, policy=policy, store=data.store, folder=folder)
 
 

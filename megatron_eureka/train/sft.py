@@ -10,6 +10,7 @@ import torch
 from megatron_eureka.config.schema import Config
 from megatron_eureka.data.packing import Item
 from megatron_eureka.data.prompts import PromptSet
+from megatron_eureka.families.source import ModelSource
 from megatron_eureka.log import logger
 from megatron_eureka.rl.reductions import sample_weights
 from megatron_eureka.train.batch import make_rows
@@ -21,8 +22,8 @@ from megatron_eureka.train.totals import sum_over_job
 from megatron_eureka.types import MicroBatch
 
 
-def fine_tune(config: Config, name: str) -> None:
-    """Fit `config.model.path` to the responses in `config.data.train`; called on every rank of the job.
+def fine_tune(config: Config, source: ModelSource, name: str) -> None:
+    """Fit a model to the responses in `config.data.train`; called on every rank of the job.
 
     Each of `train.steps` updates takes `train.samples_per_update` demonstrations; the loss is the mean negative
     log-likelihood of all their response tokens. The vision tower trains when `model.freeze_vision` is false.
@@ -33,9 +34,9 @@ def fine_tune(config: Config, name: str) -> None:
     """
     layout, process_groups = start_job(config)
     folder = open_folder(config, name)
-    data = load_data(config, None, with_responses=True, spill_dir=folder.images)
+    data = load_data(config, source, None, with_responses=True, spill_dir=folder.images)
     demonstrations = without_overlong(data.train, config)
-    run = open_run(config, folder, data, layout, process_groups)
+    run = open_run(config, source, folder, data, layout, process_groups)
     stream = new_stream(config, demonstrations)
     progress = run.resume()
     if progress is not None:

@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 from megatron_eureka.checkpoints import Conversion, check_hf_keys
-from megatron_eureka.config.model_info import ModelInfo
+from megatron_eureka.families import read_sizes
+from megatron_eureka.families.source import ModelSource
 from megatron_eureka.weights import hf_tensors
 from tools.bench import convert
 from tools.bench import convert_figures as figures
@@ -43,7 +44,7 @@ def python(program: str) -> tuple[str, ...]:
 
 def test_a_random_checkpoint_is_whole_finite_and_nowhere_alike(tiny):
     check_hf_keys(tiny, TINY)
-    assert ModelInfo.from_folder(tiny) == TINY
+    assert ModelSource.open(tiny).info == TINY
     shards = [load_file(file) for file in sorted(tiny.glob("*.safetensors"))]
     assert len(shards) == 2
     tensors = shards[0] | shards[1]
@@ -61,7 +62,7 @@ def test_its_config_is_read_back_by_us_and_by_transformers(size):
     from transformers import Qwen2_5_VLConfig
 
     info = SIZES[size]
-    assert ModelInfo.from_hf_config(hf_config(info)) == info
+    assert read_sizes(hf_config(info)) == info
     theirs = Qwen2_5_VLConfig(**hf_config(info))
     assert theirs.text_config.num_hidden_layers == info.num_layers
     assert theirs.vision_config.out_hidden_size == info.hidden_size

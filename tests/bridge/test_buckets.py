@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from megatron_eureka.bridge import Owned, plan_buckets
-from megatron_eureka.config.model_info import ModelInfo
+from megatron_eureka.families import read_sizes
 from megatron_eureka.weights import HfTensor, Rule, table
 from tests.weights.test_table import PUBLISHED, published_config
 
@@ -38,7 +38,7 @@ def test_stages_and_the_tower_have_buckets_of_their_own():
 
 @pytest.mark.parametrize("size", PUBLISHED)
 def test_published_sizes_within_512_mib(size):
-    info = ModelInfo.from_hf_config(published_config(size))
+    info = read_sizes(published_config(size))
     limit, tp = 512 << 20, 2
     parameters = [Owned(rule, 0, torch.bfloat16) for rule in table(info) if rule.exported]
     sent = dict.fromkeys((one.rule.name for one in parameters), 0)

@@ -6,7 +6,7 @@ from safetensors.torch import load_file
 
 from megatron_eureka.bridge import ShardedSource
 from megatron_eureka.checkpoints import export_hf
-from megatron_eureka.config.model_info import ModelInfo
+from megatron_eureka.families.source import ModelSource
 from megatron_eureka.weights import hf_tensors
 from tests.bridge.trainers import grid, shards
 from tests.checkpoints.stages import empty_stage
@@ -80,7 +80,7 @@ def test_stream_equals_the_checkpoint(request, tmp_path, kind, tp, pp, spec):
 
 
 def test_what_the_stages_lack_is_named(untied):
-    info = ModelInfo.from_folder(untied)
+    info = ModelSource.open(untied).info
     whole = empty_stage(info, 0, 1, 1)
     with pytest.raises(ValueError, match=r"linear_fc2.weight is held by pipeline stages \[\], expected exactly one"):
         ShardedSource({name: tensor for name, tensor in whole.items() if "layers.1.mlp.linear_fc2" not in name}, info)

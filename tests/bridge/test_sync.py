@@ -12,6 +12,7 @@ from examples.digits.model import make_model
 from megatron_eureka.bridge import ShardedSource
 from megatron_eureka.checkpoints import export_hf, load_hf, save_hf
 from megatron_eureka.engines import GenerateRequest, SamplingOptions
+from megatron_eureka.families.source import ModelSource
 from megatron_eureka.weights import hf_tensors
 from tests.bridge.trainers import grid, shards
 from tests.bridge.worker_state import worker_state
@@ -81,7 +82,7 @@ def follow(rank, world, case):
     tp_group, pp_group = grid(rank, case.trainer_tp, case.trainer_pp)
     info, parameters = shards(case.first, rank, case.trainer_tp, case.trainer_pp)
     tower = [name for name in hf_tensors(info) if name.startswith("visual.")]
-    options = EngineOptions(str(case.start), tp=case.engine_tp, max_model_tokens=400, frozen=tuple(tower))
+    options = EngineOptions(ModelSource.open(case.start), tp=case.engine_tp, max_model_tokens=400, frozen=tuple(tower))
     engine = ColocatedEngine(options)
     check_shared_memory(engine)
     source = Recorded(
@@ -114,7 +115,9 @@ def check_shared_memory(engine):
 def start_fresh(rank, world, case):
     from megatron_eureka.engines.colocated import ColocatedEngine, EngineOptions
 
-    return worker_state(ColocatedEngine(EngineOptions(str(case.export), tp=case.engine_tp, max_model_tokens=400)))
+    return worker_state(
+        ColocatedEngine(EngineOptions(ModelSource.open(case.export), tp=case.engine_tp, max_model_tokens=400))
+    )
 
 
 def check(engine, case, folder, requests, version, moved_from=None):
@@ -183,7 +186,7 @@ def test_engine_that_starts_empty_waits_for_weights(checkpoints):
 def start_empty(rank, world, case):
     from megatron_eureka.engines.colocated import ColocatedEngine, EngineOptions
 
-    engine = ColocatedEngine(EngineOptions(str(case.first), max_model_tokens=400, from_folder=False))
+    engine = ColocatedEngine(EngineOptions(ModelSource.open(case.first), max_model_tokens=400, from_folder=False))
     with pytest.raises(RuntimeError, match="has no usable weights"):
         engine.generate(case.requests, SAMPLING)
     info, parameters = shards(case.first, 0, 1, 1)
@@ -208,7 +211,7 @@ def test_bf16_engine_of_an_fp32_trainer_equals_a_fresh_one(checkpoints):
 def bf16_state(rank, world, folder, update_from):
     from megatron_eureka.engines.colocated import ColocatedEngine, EngineOptions
 
-    engine = ColocatedEngine(EngineOptions(str(folder), dtype="bfloat16", max_model_tokens=256))
+    engine = ColocatedEngine(EngineOptions(ModelSource.open(folder), dtype="bfloat16", max_model_tokens=256))
     if update_from:
         info, parameters = shards(update_from, 0, 1, 1)
         engine.update_weights(ShardedSource(parameters, info))

@@ -3,7 +3,7 @@
 import torch.distributed as dist
 
 from megatron_eureka.checkpoints import load_hf
-from megatron_eureka.config.model_info import ModelInfo
+from megatron_eureka.families.source import ModelSource
 from tests.checkpoints.stages import empty_stage
 
 
@@ -16,7 +16,7 @@ def grid(rank, tp, pp):
 
 def shards(folder, rank, tp, pp, spec="te"):
     """This rank's parameters, loaded from a folder."""
-    info = ModelInfo.from_folder(folder)
+    info = ModelSource.open(folder).info
     parameters = empty_stage(info, rank // tp, pp, tp, spec)
     load_hf(folder, parameters, info, rank % tp, tp)
     return info, parameters

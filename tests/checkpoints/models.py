@@ -10,9 +10,9 @@ from megatron_eureka.checkpoints import load_hf
 from megatron_eureka.checkpoints.companions import describe
 from megatron_eureka.checkpoints.in_process_writer import InProcessSaveStrategy
 from megatron_eureka.checkpoints.megatron_loader import load_megatron
-from megatron_eureka.config.model_info import ModelInfo
-from megatron_eureka.model import qwen2_5_vl
-from megatron_eureka.model.qwen2_5_vl import build_model, named_weights
+from megatron_eureka.families.source import ModelSource
+from megatron_eureka.model import chunk
+from megatron_eureka.model.build import build_model, named_weights
 from megatron_eureka.parallel import cpu_shim, groups
 from megatron_eureka.parallel.layout import Layout
 from tests.model import te_names
@@ -23,13 +23,13 @@ def build(hf: Path, layout: Layout, dtype: str = "fp32", te: bool = False):
     """This rank's chunks, every weight NaN so that an untouched one shows, and their sizes."""
     process_groups = groups.start(layout, seed=1, timeout_s=60)
     if te:  # the rank is a process of its own
-        qwen2_5_vl.block_spec = te_names.block_spec
+        chunk.block_spec = te_names.block_spec
     config = config_for(str(hf), layout, precision={"dtype": dtype}, freeze_vision=True)
-    chunks = build_model(str(hf), config, process_groups)
+    chunks = build_model(ModelSource.open(hf), config, process_groups)
     with torch.no_grad():
         for parameter in named_weights(chunks).values():
             parameter.fill_(torch.nan)
-    return chunks, ModelInfo.from_folder(hf)
+    return chunks, ModelSource.open(hf).info
 
 
 def from_hf(hf: Path, layout: Layout, dtype: str = "fp32", te: bool = False):
@@ -59,7 +59,7 @@ def save(rank, world, hf, layout, folder, dtype="fp32", te=False, one_by_one=Fal
         dist_checkpointing.save(state, str(folder), InProcessSaveStrategy())
     if rank == 0:
         axes = {"tp": layout.tp, "pp": layout.pp, "vpp": layout.vpp}
-        describe(folder, hf, layout=axes, dtype=chunks[0].config.params_dtype)
+        describe(folder, ModelSource.open(hf), layout=axes, dtype=chunks[0].config.params_dtype)
 
 
 def differing(rank, world, hf, layout, folder, dtype="fp32", te=False, stored_dtype=None):

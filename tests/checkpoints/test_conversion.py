@@ -11,8 +11,8 @@ import torch.distributed as dist
 
 from examples.digits.model import make_model
 from megatron_eureka.checkpoints import hf_to_megatron, load_hf, megatron_to_hf, stored, verify
-from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.evaluate.compare_logits import compare_logits
+from megatron_eureka.families.source import ModelSource
 from megatron_eureka.parallel.layout import Layout
 from tests.checkpoints.models import differing, save
 from tests.model.reference import hf_reference, merge, run_ours
@@ -104,7 +104,7 @@ def stock_model(rank, world, hf, folder, program):
     from megatron_eureka.parallel import cpu_shim, groups
     from tests.model.reference import config_for
 
-    info, layout = ModelInfo.from_folder(hf), Layout(tp=2)
+    info, layout = ModelSource.open(hf).info, Layout(tp=2)
     groups.start(layout, seed=1, timeout_s=60)
     with cpu_shim.cuda_method_stays():
         gpt_model = GPTModel(

@@ -26,7 +26,7 @@ from megatron_eureka.checkpoints import (
 )
 from megatron_eureka.checkpoints.stored import pipeline_stage
 from megatron_eureka.checkpoints.torch_dist import data_offset, frame
-from megatron_eureka.config.model_info import ModelInfo
+from megatron_eureka.families.source import ModelSource
 from megatron_eureka.weights import shard_shape, table
 from tests.checkpoints.reference import assert_equal, expected_checkpoint, read_checkpoint
 from tests.checkpoints.test_save import read_all
@@ -43,7 +43,7 @@ def model(request):
 def test_round_trip_is_exact(model, tmp_path, tp, pp, vpp):
     there = hf_to_megatron(model, tmp_path / "megatron", tp=tp, pp=pp, vpp=vpp)
     back = megatron_to_hf(tmp_path / "megatron", tmp_path / "hf")
-    original, info = load_file(model / "model.safetensors"), ModelInfo.from_folder(model)
+    original, info = load_file(model / "model.safetensors"), ModelSource.open(model).info
     assert_equal(read_all(tmp_path / "hf"), original)
     assert_equal(read_checkpoint(tmp_path / "megatron"), expected_checkpoint(original, info))
     assert there.weights_hash == back.weights_hash
@@ -62,7 +62,7 @@ def test_boxes_and_blocks_may_end_anywhere(model, tmp_path, monkeypatch, tp):
     monkeypatch.setattr(streaming, "BLOCK_BYTES", 2 * 256 * 4)
     hf_to_megatron(model, tmp_path / "megatron", tp=tp)
     original = load_file(model / "model.safetensors")
-    assert_equal(read_checkpoint(tmp_path / "megatron"), expected_checkpoint(original, ModelInfo.from_folder(model)))
+    assert_equal(read_checkpoint(tmp_path / "megatron"), expected_checkpoint(original, ModelSource.open(model).info))
     megatron_to_hf(tmp_path / "megatron", tmp_path / "hf")
     assert_equal(read_all(tmp_path / "hf"), original)
 
@@ -71,7 +71,7 @@ def test_boxes_and_blocks_may_end_anywhere(model, tmp_path, monkeypatch, tp):
 def test_each_rank_has_one_file_with_what_it_reads(model, tmp_path, tp, pp, vpp):
     """The bytes in a rank's file are the sizes of its parameters; replicated ones lie with the first of the ranks."""
     hf_to_megatron(model, tmp_path / "megatron", tp=tp, pp=pp, vpp=vpp)
-    info = ModelInfo.from_folder(model)
+    info = ModelSource.open(model).info
     expected = dict.fromkeys((f"__{rank}_0.distcp" for rank in range(tp * pp)), 0)
     for rule in table(info):
         if rule.exported:
@@ -127,7 +127,7 @@ def test_dtype_of_the_source_is_kept_and_may_be_changed(untied, tmp_path, dtype)
     assert_equal(read_all(tmp_path / "back"), original)
     hf_to_megatron(tmp_path / "source", tmp_path / "cast", dtype=torch.bfloat16)
     cast = {name: tensor.bfloat16() for name, tensor in original.items()}
-    assert_equal(read_checkpoint(tmp_path / "cast"), expected_checkpoint(cast, ModelInfo.from_folder(untied)))
+    assert_equal(read_checkpoint(tmp_path / "cast"), expected_checkpoint(cast, ModelSource.open(untied).info))
     megatron_to_hf(tmp_path / "cast", tmp_path / "cast_back")
     assert_equal(read_all(tmp_path / "cast_back"), cast)
     assert json.loads((tmp_path / "cast_back" / "config.json").read_text())["dtype"] == "bfloat16"

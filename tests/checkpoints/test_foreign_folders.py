@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from megatron_eureka.checkpoints import check_hf_keys, companions, hf_to_megatron, megatron_to_hf, save_hf
-from megatron_eureka.config.model_folder import find_model_folder
-from megatron_eureka.config.model_info import ModelInfo
+from megatron_eureka.families.folder import find_model_folder
+from megatron_eureka.families.source import ModelSource
 from tests.checkpoints.refusals import refused, rewrite
 
 
@@ -51,7 +51,7 @@ def test_another_file_beside_the_weights_is_refused(hf, tmp_path):
 @pytest.mark.parametrize("name", ["model.layers.0.self_attn.rotary_emb.inv_freq", "visual.rotary_pos_emb.inv_freq"])
 def test_buffers_of_frequencies_are_left_out(untied, hf, tmp_path, name):
     rewrite(hf, lambda tensors: tensors.update({name: torch.ones(16)}))
-    check_hf_keys(hf, ModelInfo.from_folder(hf))
+    check_hf_keys(hf, ModelSource.open(hf).info)
     written = hf_to_megatron(hf, tmp_path / "a")
     assert written.weights_hash == hf_to_megatron(untied, tmp_path / "b").weights_hash
 
@@ -97,7 +97,7 @@ def test_names_of_wrappers_and_quantised_weights_are_explained(hf, tmp_path, cha
 def test_unknown_names_without_a_cause_are_only_named(hf):
     rewrite(hf, lambda tensors: tensors.update({"model.other": torch.ones(2)}))
     with pytest.raises(ValueError, match=r"1 have no rule: \[model.other \[2\] in .*\]\.$"):
-        check_hf_keys(hf, ModelInfo.from_folder(hf))
+        check_hf_keys(hf, ModelSource.open(hf).info)
 
 
 @pytest.mark.parametrize("with_config", [False, True])

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from megatron_eureka.checkpoints import check_hf_keys, load_hf
 from megatron_eureka.checkpoints.finite import all_finite, num_not_finite
-from megatron_eureka.config.model_info import ModelInfo
+from megatron_eureka.families.source import ModelSource
 from megatron_eureka.weights import rules_by_name, shards_to_hf
 from tests.checkpoints.stages import empty_stage
 
@@ -18,7 +18,7 @@ EMBEDDING = "language_model.embedding.word_embeddings.weight"
 
 def load_all(folder, tp, pp, spec="te", dtype=torch.float32):
     """Each stage's shards of each tensor-parallel rank: [pp][tp] dictionaries."""
-    info = ModelInfo.from_folder(folder)
+    info = ModelSource.open(folder).info
     stages = [[empty_stage(info, stage, pp, tp, spec, dtype) for _ in range(tp)] for stage in range(pp)]
     for ranks in stages:
         for tp_rank, parameters in enumerate(ranks):
@@ -44,7 +44,7 @@ def exported(info, stages):
 @pytest.mark.parametrize("kind", ["tied", "untied"])
 def test_round_trip_from_disk(request, kind, tp, pp, spec):
     folder = request.getfixturevalue(kind)
-    info, original = ModelInfo.from_folder(folder), load_file(folder / "model.safetensors")
+    info, original = ModelSource.open(folder).info, load_file(folder / "model.safetensors")
     stages = load_all(folder, tp, pp, spec)
     assert all(tensor.isfinite().all() for ranks in stages for rank in ranks for tensor in rank.values())
     result = exported(info, stages)
@@ -75,7 +75,7 @@ def rewrite(folder, change):
 
 
 def load(folder):
-    info = ModelInfo.from_folder(folder)
+    info = ModelSource.open(folder).info
     parameters = empty_stage(info, 0, 1, 1)
     load_hf(folder, parameters, info, 0, 1)
     return parameters
@@ -95,7 +95,7 @@ def test_sharded_and_newer_names_load_the_same(untied, copy):
         weight_map |= dict.fromkeys(part, f"part-{index}.safetensors")
     (copy / "model.safetensors").unlink()
     (copy / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
-    check_hf_keys(copy, ModelInfo.from_folder(copy))
+    check_hf_keys(copy, ModelSource.open(copy).info)
     assert all(torch.equal(tensor, load(untied)[name]) for name, tensor in load(copy).items())
     (copy / "part-1.safetensors").unlink()
     with pytest.raises(ValueError, match="part-1.safetensors is missing, though"):
@@ -116,7 +116,7 @@ def test_truncated_file_is_named(copy):
 
 
 def test_missing_and_unknown_tensors_are_named(copy):
-    info = ModelInfo.from_folder(copy)
+    info = ModelSource.open(copy).info
 
     def rename(tensors):
         tensors["model.layers.7.None"] = tensors.pop("model.norm.weight")
@@ -130,7 +130,7 @@ def test_missing_and_unknown_tensors_are_named(copy):
 
 def test_wrong_shape_on_disk_is_refused_before_anything_is_copied(copy):
     rewrite(copy, lambda tensors: {**tensors, "lm_head.weight": tensors["lm_head.weight"][:-1].contiguous()})
-    info = ModelInfo.from_folder(copy)
+    info = ModelSource.open(copy).info
     parameters = empty_stage(info, 0, 1, 1)
     with pytest.raises(ValueError, match=r"lm_head.weight.*safetensors has shape \[383, 256\], expected \[384, 256\]"):
         load_hf(copy, parameters, info, 0, 1)
@@ -158,7 +158,7 @@ def test_finite_is_what_isfinite_says():
 
 
 def test_parameters_that_do_not_fit_are_named(untied):
-    info = ModelInfo.from_folder(untied)
+    info = ModelSource.open(untied).info
     with pytest.raises(ValueError, match=r"No rule for parameter 'language_model.decoder.layers.9.x' of shape \[2\]"):
         load_hf(untied, {"language_model.decoder.layers.9.x": torch.empty(2)}, info, 0, 1)
     with pytest.raises(ValueError, match=r"\[384, 256\], expected \[192, 256\] at tensor-parallel size 2"):

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from examples.digits.model import make_model
 from megatron_eureka.checkpoints import hf_to_megatron
 from megatron_eureka.checkpoints.torch_dist_index import load_metadata
-from megatron_eureka.config.model_info import ModelInfo
+from megatron_eureka.families.source import ModelSource
 from megatron_eureka.model.spec import DTYPES
 from megatron_eureka.parallel.layout import Layout
 from megatron_eureka.weights import table
@@ -44,7 +44,7 @@ def check(hf, layout, folder, **options):
     results = run_ranks(layout.world_size, with_options, differing, hf, layout, folder, options)
     assert [names for names, _ in results] == [[]] * layout.world_size
     held = {name for _, names in results for name in names}
-    info = ModelInfo.from_folder(hf)
+    info = ModelSource.open(hf).info
     everything = {rule.alias if not options.get("te") and rule.alias else rule.name for rule in table(info)}
     if info.tied and layout.pp == 1:
         everything.remove("language_model.output_layer.weight")

@@ -20,7 +20,9 @@ from megatron_eureka.checkpoints.stored import pipeline_stage, stored_rules, sto
 from megatron_eureka.config.checks import check_model_layout
 from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.config.schema import Parallel
-from megatron_eureka.model.qwen2_5_vl import build_model, named_weights
+from megatron_eureka.families import read_sizes
+from megatron_eureka.families.source import ModelSource
+from megatron_eureka.model.build import build_model, named_weights
 from megatron_eureka.model.spec import transformer_config
 from megatron_eureka.parallel import cpu_shim, groups
 from megatron_eureka.parallel.layout import Layout
@@ -34,7 +36,7 @@ MODELS_AND_TP = [(name, tp) for name, sizes in TP_SIZES.items() for tp in sizes]
 
 
 def info_of(name: str, **changes) -> ModelInfo:
-    return ModelInfo.from_hf_config(published_config(name) | changes)
+    return read_sizes(published_config(name) | changes)
 
 
 def divisors(number: int) -> list[int]:
@@ -95,7 +97,7 @@ def on_fake_tensors(rank, world, folder, tp, tp_rank):
     process_groups = groups.start(Layout(tp=tp), seed=0)
     torch.nn.Module.to = lambda self, *_, **__: self  # all is on the CPU, and fake parameters cannot be moved
     with FakeTensorMode(), cpu_shim.cuda_method_stays():
-        chunks = build_model(str(folder), config_for(str(folder), Layout(tp=tp)), process_groups)
+        chunks = build_model(ModelSource.open(folder), config_for(str(folder), Layout(tp=tp)), process_groups)
         state = chunks[0].sharded_state_dict()
         apply_factories(state)
     items = list(nested_values(state))

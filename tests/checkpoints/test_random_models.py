@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 
 from examples.digits.model import make_model
 from megatron_eureka.checkpoints import hf_to_megatron, megatron_to_hf
-from megatron_eureka.config.model_info import ModelInfo
+from megatron_eureka.families.source import ModelSource
 from tests.checkpoints.reference import assert_equal, expected_checkpoint, read_checkpoint
 from tests.checkpoints.test_save import read_all
 
@@ -39,6 +39,6 @@ def test_random_models_round_trip(tmp_path_factory, drawn):
     hf = make_model(folder / "hf", std=0.15, **sizes)
     hf_to_megatron(hf, folder / "megatron", **layout)
     original = load_file(hf / "model.safetensors")
-    assert_equal(read_checkpoint(folder / "megatron"), expected_checkpoint(original, ModelInfo.from_folder(hf)))
+    assert_equal(read_checkpoint(folder / "megatron"), expected_checkpoint(original, ModelSource.open(hf).info))
     megatron_to_hf(folder / "megatron", folder / "back")
     assert_equal(read_all(folder / "back"), original)

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from megatron_eureka.checkpoints import check_hf_keys, export_hf, save_hf
-from megatron_eureka.config.model_info import ModelInfo
+from megatron_eureka.families.source import ModelSource
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def test_folder_equals_its_source(untied, tensors, tmp_path, max_file_bytes):
     written = read_all(target)
     assert written.keys() == tensors.keys()
     assert all(torch.equal(written[name], tensors[name]) for name in tensors)
-    check_hf_keys(target, ModelInfo.from_folder(target))
+    check_hf_keys(target, ModelSource.open(target).info)
     index = target / "model.safetensors.index.json"
     assert index.exists() == (max_file_bytes < 10**9)
     if index.exists():

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from megatron_eureka.config.checks import check, doubts
-from megatron_eureka.config.known_models import KNOWN_MODELS, find_model_info
 from megatron_eureka.config.load import load_config
+from megatron_eureka.families import PUBLISHED
+from megatron_eureka.families.source import find_source
 
 ROOT = Path(__file__).parents[2]
-SEVEN = KNOWN_MODELS["Qwen/Qwen2.5-VL-7B-Instruct"]
+SEVEN = PUBLISHED["Qwen/Qwen2.5-VL-7B-Instruct"]
 
 
 SIZES, RECIPES = sorted(ROOT.glob("configs/qwen2_5_vl_*.yaml")), sorted(ROOT.glob("configs/recipe/*.yaml"))
@@ -23,7 +24,7 @@ def seven(*overrides):
 @pytest.mark.parametrize("file", SIZES, ids=lambda file: file.stem)
 def test_shipped_files_pass(file):
     config = load_config(file)
-    check(config, find_model_info(config.model.path), config.launch.ranks * config.launch.nodes)
+    check(config, find_source(config.model.path).info, config.launch.ranks * config.launch.nodes)
 
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda file: file.stem)
@@ -34,7 +35,7 @@ def test_recipes_go_with_every_size_in_either_order(recipe, size):
         config = load_config(files[0], [str(files[1])])
         assert config.algorithm == load_config(recipe).algorithm
         assert (config.model, config.parallel, config.launch) == (sized.model, sized.parallel, sized.launch)
-        check(config, find_model_info(config.model.path), config.launch.ranks * config.launch.nodes)
+        check(config, find_source(config.model.path).info, config.launch.ranks * config.launch.nodes)
 
 
 def test_the_7b_file_is_the_published_recipe():
@@ -154,9 +155,9 @@ def test_bounds_that_meet_at_a_count_are_allowed():
 
 
 def test_names_of_published_models_and_folders():
-    assert find_model_info("Qwen/Qwen2.5-VL-72B-Instruct").num_layers == 80
+    assert find_source("Qwen/Qwen2.5-VL-72B-Instruct").info.num_layers == 80
     with pytest.raises(ValueError, match="neither a folder nor a known model.*Qwen2.5-VL-7B-Instruct"):
-        find_model_info("Qwen/Qwen2.5-VL-9B-Instruct")
+        find_source("Qwen/Qwen2.5-VL-9B-Instruct")
 
 
 @pytest.mark.parametrize(

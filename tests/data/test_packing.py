@@ -1,13 +1,17 @@
 """Rows against hand-made ones, and the properties that the plan promises."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from megatron_eureka.data.packing import Item, pack, plan_rows, round_up, split_item
+from megatron_eureka.families import PUBLISHED
 from megatron_eureka.types import ImageKey, Prompt
 
 IMAGE = 9
+INFO = replace(PUBLISHED["Qwen/Qwen2.5-VL-7B-Instruct"], image_token_id=IMAGE)
 PICTURE = ImageKey(digest="a", grid_thw=(1, 2, 4), num_tokens=2)
 
 
@@ -18,7 +22,7 @@ def prompt(*token_ids: int, images=()) -> Prompt:
 def test_a_row_of_two_groups_by_hand():
     first = Item(prompt(1, IMAGE, IMAGE, 2, images=[PICTURE]), ((11, 12), (13,)), (0, 1))
     second = Item(prompt(3), ((14, 15, 16),), (2,))
-    row = pack([first, second], length=12, image_token_id=IMAGE, merge_size=2)
+    row = pack([first, second], length=12, info=INFO)
     assert row.token_ids.tolist() == [1, 9, 9, 2, 11, 12, 13, 3, 14, 15, 16, 0]
     spans = [(segment.start, segment.end, segment.key_ranges) for segment in row.segments]
     assert spans == [
@@ -41,14 +45,14 @@ def test_a_row_of_two_groups_by_hand():
 
 
 def test_an_empty_row_is_padding_with_nothing_to_predict():
-    row = pack([], length=4, image_token_id=IMAGE, merge_size=2)
+    row = pack([], length=4, info=INFO)
     assert row.token_ids.tolist() == [0] * 4 and len(row.targets) == 0 and row.num_tokens == 0
     assert [(s.start, s.end) for s in row.segments] == [(0, 4)]
 
 
 def test_a_row_that_is_too_short_is_refused():
     with pytest.raises(ValueError, match="3 tokens"):
-        pack([Item(prompt(1, 2), ((3,),), (0,))], length=2, image_token_id=IMAGE, merge_size=2)
+        pack([Item(prompt(1, 2), ((3,),), (0,))], length=2, info=INFO)
 
 
 def test_a_long_group_is_split_and_keeps_its_prompt():

@@ -11,6 +11,7 @@ from transformers import AddedToken, AutoTokenizer
 from examples.digits.model import make_model
 from megatron_eureka.bridge.source import ShardedSource
 from megatron_eureka.engines import GenerateRequest, Refusal, SamplingOptions
+from megatron_eureka.families.source import ModelSource
 from megatron_eureka.rewards.format import TAGS
 from tests.bridge.trainers import shards
 from tests.engines.references import load_reference, make_prompt, noise, reference_logprobs, taken
@@ -47,7 +48,7 @@ def engine_body(rank, world, folder, requests, reference):
 
     torch.manual_seed(5)
     before, set_num_threads = torch.get_rng_state(), torch.set_num_threads
-    engine = ColocatedEngine(EngineOptions(str(folder), max_model_tokens=400))
+    engine = ColocatedEngine(EngineOptions(ModelSource.open(folder), max_model_tokens=400))
     assert (engine.engine_index, engine.num_engines, engine.policy_version) == (rank, 2, 0)
     result = engine.generate(requests, SamplingOptions(max_tokens=TOKENS))
     assert torch.equal(before, torch.get_rng_state())
@@ -84,7 +85,7 @@ def test_tags_that_are_special_tokens_are_drawn_and_stay_in_the_text(tmp_path):
 def tags_body(rank, world, folder, request):
     from megatron_eureka.engines.colocated import ColocatedEngine, EngineOptions
 
-    engine = ColocatedEngine(EngineOptions(str(folder), max_model_tokens=400))
+    engine = ColocatedEngine(EngineOptions(ModelSource.open(folder), max_model_tokens=400))
     (samples,) = engine.generate([request], SamplingOptions(max_tokens=2 * TOKENS))
     (stopped,) = engine.generate([request], SamplingOptions(max_tokens=2 * TOKENS, stop=("</answer>",)))
     return samples, stopped
@@ -203,7 +204,7 @@ def test_an_engine_that_starts_empty_sees_pictures_as_one_that_loaded_its_weight
 def start_empty(rank, world, folder, without_weights, requests, reference):
     from megatron_eureka.engines.colocated import ColocatedEngine, EngineOptions
 
-    engine = ColocatedEngine(EngineOptions(str(without_weights), max_model_tokens=400, from_folder=False))
+    engine = ColocatedEngine(EngineOptions(ModelSource.open(without_weights), max_model_tokens=400, from_folder=False))
     info, parameters = shards(folder, 0, 1, 1)
     engine.update_weights(ShardedSource(parameters, info))
     check_logprobs(engine, requests, reference)
@@ -218,10 +219,10 @@ def without_group(rank, world, folder):
     from megatron_eureka.engines.colocated import ColocatedEngine, EngineOptions
 
     with pytest.raises(ValueError, match="rollout.tp 2 does not divide the 1 ranks"):
-        ColocatedEngine(EngineOptions(str(folder), tp=2))
+        ColocatedEngine(EngineOptions(ModelSource.open(folder), tp=2))
     dist.destroy_process_group()
     with pytest.raises(ValueError, match="initialise the process group first"):
-        ColocatedEngine(EngineOptions(str(folder)))
+        ColocatedEngine(EngineOptions(ModelSource.open(folder)))
 
 
 @pytest.mark.slow
@@ -246,7 +247,7 @@ def generate_within(rank, world, folder, requests, kv_cache_mib):
     from megatron_eureka.engines.options import KV_BLOCK_TOKENS
 
     def options(mib, **changes):
-        return EngineOptions(str(folder), max_model_tokens=2048, kv_cache_bytes=mib << 20, **changes)
+        return EngineOptions(ModelSource.open(folder), max_model_tokens=2048, kv_cache_bytes=mib << 20, **changes)
 
     def tokens(samples):
         return [sample.token_ids for sample in samples]

@@ -15,6 +15,7 @@ from megatron_eureka.engines.isolation import torch_state_kept
 from megatron_eureka.engines.manifest import Manifest
 from megatron_eureka.engines.options import EngineOptions
 from megatron_eureka.engines.suppress import end_texts, without_end
+from megatron_eureka.families.source import ModelSource
 from megatron_eureka.rewards.format import TAGS
 
 
@@ -134,8 +135,8 @@ def test_an_engine_loads_no_weights_from_a_megatron_checkpoint(tmp_path):
     hf, checkpoint = tmp_path / "hf", tmp_path / "checkpoint"
     shutil.copytree(make_model(hf), checkpoint / "hf")
     (checkpoint / "metadata.json").write_text('{"sharded_backend": "torch_dist"}')
-    options = {str(path): EngineOptions.from_config(Config(model={"path": str(path)})) for path in (hf, checkpoint)}
+    options = {str(path): EngineOptions.from_config(Config(), ModelSource.open(path)) for path in (hf, checkpoint)}
     assert options[str(hf)].from_folder and not options[str(checkpoint)].from_folder
     assert options[str(hf)].frozen == options[str(checkpoint)].frozen
     with pytest.raises(ValueError, match=f"{checkpoint}. Build it with from_folder=False"):
-        EngineOptions(str(checkpoint))
+        EngineOptions(ModelSource.open(checkpoint))

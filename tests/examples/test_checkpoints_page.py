@@ -7,7 +7,7 @@ import re
 import pytest
 
 from examples.digits.model import make_model
-from megatron_eureka.config.known_models import KNOWN_MODELS
+from megatron_eureka.families import PUBLISHED
 from megatron_eureka.weights import table
 from tests.examples.pages import ROOT, blocks, clone, run_commands
 
@@ -55,7 +55,7 @@ def test_the_examples_print_what_the_page_says():
 
 
 def test_the_table_names_every_parameter():
-    info = KNOWN_MODELS["Qwen/Qwen2.5-VL-7B-Instruct"]
+    info = PUBLISHED["Qwen/Qwen2.5-VL-7B-Instruct"]
     ours = {re.sub(r"\.layers\.\d+\.", ".layers.", rule.name) for rule in table(info)}
     named = set()
     for cell in re.findall(r"^\| `((?:embedding|decoder|output_layer)[^`]*)`", PAGE, re.MULTILINE):

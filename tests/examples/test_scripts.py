@@ -14,9 +14,9 @@ from examples.custom_reward.short_thinking import BONUS
 from examples.digits.model import make_model
 from megatron_eureka.config.checks import check
 from megatron_eureka.config.load import load_config, option_fields
-from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.data.images import ImageStore
 from megatron_eureka.data.prompts import load_prompts
+from megatron_eureka.families.source import ModelSource
 from megatron_eureka.rewards.scorer import Scorer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -135,7 +135,7 @@ def test_scripts_say_what_they_need(missing):
 
 def test_the_custom_data_loads_and_its_plan_works(model):
     config = load_config(EXAMPLES / "custom_data" / "grpo.yaml")
-    check(config, ModelInfo.from_folder(model), config.launch.ranks)
+    check(config, ModelSource.open(model).info, config.launch.ranks)
     prompts = load_prompts(
         [ROOT / path for path in config.data.train], config.data, *processor_and_store(model, config.data)
     )

@@ -11,13 +11,14 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.config.schema import Config
 from megatron_eureka.data.packing import Item, pack, plan_rows, round_up
+from megatron_eureka.families import on_disk_name
+from megatron_eureka.families.source import ModelSource
 from megatron_eureka.model.reference import reference_forward
 from megatron_eureka.parallel import groups
 from megatron_eureka.parallel.layout import Layout
 from megatron_eureka.train.policy import WHOLE, Policy, accumulate, build_policy
 from megatron_eureka.types import ImageKey, Prompt
 from megatron_eureka.weights import rules_by_name, shards_to_hf
-from megatron_eureka.weights.table import normalise_hf_name
 
 GRIDS = {"wide": (1, 4, 8), "tall": (1, 8, 4), "small": (1, 2, 4)}  # patches; a quarter as many tokens
 
@@ -76,7 +77,7 @@ def hf_reference(folder: str, temperature: float = 1.0, banned: tuple[int, ...] 
     Args:
         temperature, banned: of the log-probs and what follows from them; the logits are the model's own.
     """
-    model, info = hf_model(folder), ModelInfo.from_folder(folder)
+    model, info = hf_model(folder), ModelSource.open(folder).info
     excluded = torch.tensor([token in banned for token in range(info.vocab_size)])
     logits, logprobs, entropies = [], [], []
     for index, case in enumerate(CASES):
@@ -96,7 +97,7 @@ def hf_reference(folder: str, temperature: float = 1.0, banned: tuple[int, ...] 
         "logprobs": torch.cat(logprobs).detach(),
         "entropies": torch.cat(entropies),
         "loss": loss.item(),
-        "grads": {normalise_hf_name(name): grad for name, grad in grads.items()},
+        "grads": {on_disk_name(name): grad for name, grad in grads.items()},
     }
 
 
@@ -125,9 +126,8 @@ def rows_of(policy: Policy, max_tokens: int, one_by_one: bool = False) -> list:
     plan = plan_rows(sizes, max_tokens, policy.layout.dp)
     lengths = [max(1, sum(sizes[i] for i in row)) for rows in plan for row in rows]
     length = round_up(max(lengths), policy.row_multiple)
-    merge = policy.info.vision.spatial_merge_size
     mine = plan[policy.dp_rank]
-    return [pack([items[i] for i in row], length, policy.info.image_token_id, merge) for row in mine]
+    return [pack([items[i] for i in row], length, policy.info) for row in mine]
 
 
 def run_ours(rank: int, world: int, folder: str, layout: Layout, options: dict) -> dict | None:
@@ -138,7 +138,9 @@ def run_ours(rank: int, world: int, folder: str, layout: Layout, options: dict) 
     change_row, banned = options.pop("change_row", lambda row: row), options.pop("banned", ())
     process_groups = groups.start(layout, seed=1, timeout_s=60)
     config = config_for(folder, layout, **options)
-    policy = build_policy(config, layout, process_groups, pixels, banned, config.rollout.temperature)
+    policy = build_policy(
+        config, ModelSource.open(config.model.path), layout, process_groups, pixels, banned, config.rollout.temperature
+    )
     rows = [change_row(row) for row in rows_of(policy, max_tokens, one_by_one)]
     if policy.encoder is not None:
         policy.encoder.remember(image for row in rows for image in row.images)

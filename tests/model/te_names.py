@@ -15,7 +15,7 @@ from megatron.core.transformer.identity_op import IdentityOp
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
 
-from megatron_eureka.model import qwen2_5_vl
+from megatron_eureka.model import chunk
 from megatron_eureka.model.attention import SegmentAttention
 from megatron_eureka.model.norm import RMSNorm
 
@@ -79,4 +79,4 @@ def block_spec(config, transformer_engine, vp_stage):
 
 def use(monkeypatch) -> None:
     """Build models with this spec; ranks that are forked afterwards do too."""
-    monkeypatch.setattr(qwen2_5_vl, "block_spec", block_spec)
+    monkeypatch.setattr(chunk, "block_spec", block_spec)

@@ -2,19 +2,19 @@
 
 import torch
 
-from megatron_eureka.config.known_models import KNOWN_MODELS
 from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.data.packing import Item, pack
+from megatron_eureka.families import PUBLISHED
 from megatron_eureka.planner.flops import flops_of_rows, language_model_flops, peak_flops, tower_flops
 from megatron_eureka.planner.parameters import total_parameters
 from megatron_eureka.types import MicroBatch, Prompt, Segment
 
-INFO = KNOWN_MODELS["Qwen/Qwen2.5-VL-7B-Instruct"]
+INFO = PUBLISHED["Qwen/Qwen2.5-VL-7B-Instruct"]
 
 
 def row(num_prompt: int, num_response: int, length: int):
     ids = tuple([1] * num_prompt)
-    return pack([Item(Prompt("p", 0, (), "", ids, ids), ((2,) * num_response,), (0,))], length, 9, 2)
+    return pack([Item(Prompt("p", 0, (), "", ids, ids), ((2,) * num_response,), (0,))], length, INFO)
 
 
 def test_dense_part_is_two_operations_a_weight_and_token():
@@ -54,9 +54,9 @@ def test_flops_of_a_row_by_hand():
         num_tokens=5,
     )
     info = ModelInfo(
-        hidden_size=4, num_layers=3, num_heads=2, num_kv_heads=1, head_dim=2, ffn_size=8, vocab_size=10, tied=False,
-        rms_norm_eps=1e-6, rope_theta=1e4, mrope_section=(1, 0, 0), max_positions=16, image_token_id=9,
-        vision_start_token_id=8, vision=None,
+        family="qwen2_5_vl", hidden_size=4, num_layers=3, num_heads=2, num_kv_heads=1, head_dim=2, ffn_size=8,
+        vocab_size=10, tied=False, rms_norm_eps=1e-6, rope_theta=1e4, mrope_section=(1, 0, 0), max_positions=16,
+        image_token_id=9, vision_start_token_id=8, vision=None,
     )  # fmt: skip
     pairs = 1 + 2 + (3 + 4 + 5)
     layer = 4 * (4 + 4) + 4 * 4 + 3 * 4 * 8  # q and kv, output, MLP

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from megatron_eureka.config.known_models import KNOWN_MODELS
 from megatron_eureka.config.load import load_config
+from megatron_eureka.families import PUBLISHED
 from megatron_eureka.planner.memory import estimate_memory, kv_bytes_per_token
 from megatron_eureka.planner.parameters import stage_parameters, total_parameters
 
 ROOT = Path(__file__).parents[2]
-SEVEN = KNOWN_MODELS["Qwen/Qwen2.5-VL-7B-Instruct"]
+SEVEN = PUBLISHED["Qwen/Qwen2.5-VL-7B-Instruct"]
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ SEVEN = KNOWN_MODELS["Qwen/Qwen2.5-VL-7B-Instruct"]
 )
 def test_parameter_counts_are_the_published_ones(size, count):
     """The safetensors counts that the Hugging Face hub shows."""
-    assert total_parameters(KNOWN_MODELS[f"Qwen/Qwen2.5-VL-{size}-Instruct"]) == count
+    assert total_parameters(PUBLISHED[f"Qwen/Qwen2.5-VL-{size}-Instruct"]) == count
 
 
 def test_7b_on_one_node_by_hand():
@@ -45,7 +45,7 @@ def test_stages_hold_everything_once():
     vision = [stage_parameters(SEVEN, 1, 4, stage)[1] for stage in range(4)]
     assert sum(language) + sum(vision) == 8_292_166_656
     assert vision == [676_550_144, 0, 0, 0]
-    tied = KNOWN_MODELS["Qwen/Qwen2.5-VL-3B-Instruct"]
+    tied = PUBLISHED["Qwen/Qwen2.5-VL-3B-Instruct"]
     # with two stages, the last one keeps a copy of the tied embedding
     copies = sum(sum(stage_parameters(tied, 1, 2, stage)) for stage in range(2)) - total_parameters(tied)
     assert copies == 151936 * 2048
@@ -78,5 +78,5 @@ def test_the_planner_needs_no_torch():
 def test_shipped_plans_fit_into_80_gb():
     for file in ROOT.glob("configs/qwen2_5_vl_*.yaml"):
         config = load_config(file)
-        estimate = estimate_memory(config, KNOWN_MODELS[config.model.path], config.launch.ranks * config.launch.nodes)
+        estimate = estimate_memory(config, PUBLISHED[config.model.path], config.launch.ranks * config.launch.nodes)
         assert estimate.training < 80e9 * 0.9, file.name  # a tenth for CUDA, NCCL and the allocator

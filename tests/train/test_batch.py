@@ -8,6 +8,8 @@ import torch
 
 from examples.digits.model import make_model
 from megatron_eureka.config.schema import Config
+from megatron_eureka.families import PUBLISHED
+from megatron_eureka.families.source import ModelSource
 from megatron_eureka.parallel import groups as process
 from megatron_eureka.parallel.layout import Layout
 from megatron_eureka.rl.correction import correction_metrics
@@ -24,7 +26,7 @@ from tests.ranks import run_ranks
 
 def policy_stub(dp_rank=0, row_multiple=1, **layout) -> SimpleNamespace:
     """What making rows asks of a policy."""
-    info = SimpleNamespace(vision=SimpleNamespace(spatial_merge_size=2), image_token_id=999)
+    info = PUBLISHED["Qwen/Qwen2.5-VL-7B-Instruct"]
     return SimpleNamespace(info=info, layout=Layout(**layout), dp_rank=dp_rank, row_multiple=row_multiple)
 
 
@@ -191,7 +193,7 @@ def _update(rank, world, model, truncated):
     optimizer = {"lr": 1e-3, "schedule": "constant", "warmup_fraction": 0.0}
     algorithm = {"truncated": truncated, "reduction": "token_mean"}
     config = config_for(model, layout, freeze_vision=True, optimizer=optimizer, algorithm=algorithm)
-    policy = build_policy(config, layout, process_groups, pixels)
+    policy = build_policy(config, ModelSource.open(config.model.path), layout, process_groups, pixels)
     groups = treated(one_group(policy.info, cut=truncated == "mask"), truncated)
     batch = make_update(groups, config, policy)
     before = {name: weight.detach().clone() for name, weight in policy.weights().items()}
@@ -222,7 +224,7 @@ def _measured(rank, world, model, engine, version, rollout=None):
     layout = Layout(dp=world)
     process_groups = process.start(layout, seed=1, timeout_s=60)
     config = config_for(model, layout, freeze_vision=True, rollout=rollout or {})
-    policy = build_policy(config, layout, process_groups, pixels)
+    policy = build_policy(config, ModelSource.open(config.model.path), layout, process_groups, pixels)
     (group,) = one_group(policy.info, cut=False)
     fresh, other = (
         replace(s, engine_logprobs=tuple(e[: len(s.token_ids)])) for s, e in zip(group.samples, engine, strict=True)

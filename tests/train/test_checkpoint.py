@@ -13,10 +13,10 @@ from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSys
 from examples.digits.model import make_model
 from megatron_eureka.checkpoints.companions import read_description
 from megatron_eureka.checkpoints.torch_dist_index import load_metadata
-from megatron_eureka.config.model_folder import find_model_folder
-from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.config.schema import Config
 from megatron_eureka.data.stream import PromptStream
+from megatron_eureka.families.folder import find_model_folder
+from megatron_eureka.families.source import ModelSource
 from megatron_eureka.model.norm import RMSNorm
 from megatron_eureka.parallel import groups
 from megatron_eureka.parallel.layout import Layout
@@ -36,7 +36,7 @@ def _steps(rank, world, model, layout, folder, resume):
     """Four updates, saved after the second; or the last two of them from the checkpoint."""
     process_groups = groups.start(layout, seed=1, timeout_s=60)
     config = config_for(model, layout, optimizer=OPTIMIZER)
-    policy = build_policy(config, layout, process_groups, pixels)
+    policy = build_policy(config, ModelSource.open(config.model.path), layout, process_groups, pixels)
     rows = rows_of(policy, 4096) * (layout.pp if layout.vpp > 1 else 1)
     losses = []
 
@@ -74,7 +74,7 @@ def model(tmp_path_factory):
 
 def _policy(model, layout):
     process_groups = groups.start(layout, seed=1, timeout_s=60)
-    policy = build_policy(config_for(str(model), layout), layout, process_groups, pixels)
+    policy = build_policy(config_for(str(model), layout), ModelSource.open(model), layout, process_groups, pixels)
     checkpoint._allocate_adam_state(policy)  # as after a step
     return policy
 
@@ -102,7 +102,7 @@ def test_another_run_starts_from_the_weights_of_a_checkpoint(model, tmp_path, mo
     found = find_model_folder(folder)
     assert (found.kind, found.hf) == ("megatron", folder / "hf")
     assert read_description(folder).layout == {"tp": 1, "pp": 2, "vpp": 1}
-    assert ModelInfo.from_folder(folder) == ModelInfo.from_folder(model)
+    assert ModelSource.open(folder).info == ModelSource.open(model).info
     small = {file.name for file in model.iterdir()} - {"model.safetensors"}
     assert {file.name for file in (folder / "hf").iterdir()} == small
     before = run_ranks(2, _weights, model, Layout(tp=2))

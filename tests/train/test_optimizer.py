@@ -7,6 +7,7 @@ import torch
 
 from examples.digits.model import make_model
 from megatron_eureka.config.schema import Config
+from megatron_eureka.families.source import ModelSource
 from megatron_eureka.parallel import groups
 from megatron_eureka.parallel.layout import Layout
 from megatron_eureka.rl.step_advantages import StepAdvantages
@@ -22,7 +23,9 @@ def _decayed(rank, world, model, layout):
     """By how much a step without gradients changes each weight, as a factor."""
     process_groups = groups.start(layout, seed=1, timeout_s=60)
     optimizer = {"lr": 0.1, "weight_decay": 0.5, "schedule": "constant", "warmup_fraction": 0.0}
-    policy = build_policy(config_for(model, layout, optimizer=optimizer), layout, process_groups, pixels)
+    policy = build_policy(
+        config_for(model, layout, optimizer=optimizer), ModelSource.open(model), layout, process_groups, pixels
+    )
     with torch.no_grad():
         for parameter in policy.weights().values():
             parameter.add_(1.0)  # a bias of zeros would not show what became of it

@@ -45,7 +45,7 @@ def refused(answers, *parts):
 
 def test_a_sound_job_passes_without_a_trace(look, job):
     for answer in look():
-        assert answer.info.num_layers == 4 and answer.absent == ()
+        assert answer.source.info.num_layers == 4 and answer.absent == ()
     assert not job.run_folder("preflight").exists()
 
 
@@ -240,7 +240,7 @@ def test_a_picture_token_of_another_model(look, model):
 
 def test_a_megatron_checkpoint_is_looked_at_too(look, model, tmp_path):
     hf_to_megatron(model, tmp_path / "megatron")
-    assert look(model__path=tmp_path / "megatron")[1].info.num_layers == 4
+    assert look(model__path=tmp_path / "megatron")[1].source.info.num_layers == 4
     next((tmp_path / "megatron").glob("*.distcp")).unlink()
     refused(look(model__path=tmp_path / "megatron"), "model.path: ", "__0_0.distcp is missing")
 
@@ -251,6 +251,6 @@ def test_a_megatron_checkpoint_is_looked_at_too(look, model, tmp_path):
 def test_a_plan_ahead_of_the_model_tells_what_is_missing_and_a_run_refuses_it(look):
     run, plan = look(model__path="models/later", data__train="[gone.jsonl]")
     assert run.startswith("model.path: There is no folder 'models/later'")
-    assert plan.info is None and plan.absent == (
+    assert plan.source is None and plan.absent == (
         "data.train: gone.jsonl: no such file. Paths start from the working directory.",
     )

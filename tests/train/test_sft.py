@@ -6,6 +6,7 @@ import pytest
 
 from examples.digits.model import make_model
 from megatron_eureka.data.prompts import PromptSet
+from megatron_eureka.families.source import ModelSource
 from megatron_eureka.parallel import groups
 from megatron_eureka.parallel.layout import Layout
 from megatron_eureka.train.setup import open_run
@@ -19,7 +20,7 @@ def _first_loss(rank, world, model):
     process_groups = groups.start(layout, seed=1, timeout_s=60)
     config = config_for(model, layout, rollout={"temperature": 0.5})
     data = SimpleNamespace(store=SimpleNamespace(pixels=pixels))
-    run = open_run(config, None, data, layout, process_groups)
+    run = open_run(config, ModelSource.open(model), None, data, layout, process_groups)
     pairs = [(case.prompt(run.policy.info, i), response) for i, case in enumerate(CASES) for response in case.responses]
     prompts, responses = zip(*pairs, strict=True)
     loss = fit(run, PromptSet(prompts, responses, {}), range(len(pairs)))["sft/loss"]

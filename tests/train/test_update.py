@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from examples.digits.model import make_model
+from megatron_eureka.families.source import ModelSource
 from megatron_eureka.parallel import groups
 from megatron_eureka.parallel.layout import Layout
 from megatron_eureka.rl.correction import correction_metrics
@@ -66,7 +67,9 @@ def _two_updates(rank, world, model, layout, options):
         train={"max_tokens_per_microbatch": limit},
         **options,
     )
-    policy = build_policy(config, layout, process_groups, pixels, banned=(340, 341))
+    policy = build_policy(
+        config, ModelSource.open(config.model.path), layout, process_groups, pixels, banned=(340, 341)
+    )
     batch = make_update(make_groups(policy.info), config, policy)
     policy.encoder and policy.encoder.remember(image for row in batch.rows for image in row.images)
     passes = old_logprobs(policy, batch)

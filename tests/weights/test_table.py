@@ -7,10 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from megatron_eureka.config.model_info import ModelInfo
+from megatron_eureka.families import on_disk_name, read_sizes
+from megatron_eureka.families.source import ModelSource
 from megatron_eureka.weights import check_tp_size, hf_tensors, hf_to_shard, rules_by_name, shards_to_hf, table
 from megatron_eureka.weights.layout import shard_shape
-from megatron_eureka.weights.table import TABLE_VERSION, normalise_hf_name
+from megatron_eureka.weights.table import TABLE_VERSION
 
 # hidden, layers, q heads, kv heads, FFN, vocabulary, tied, tower FFN, parameters as published on the model pages
 PUBLISHED = {
@@ -55,15 +56,15 @@ def test_names_and_shapes_are_those_of_transformers(size):
     raw = published_config(size)
     with torch.device("meta"):
         model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(**raw))
-    theirs = {normalise_hf_name(name): tuple(p.shape) for name, p in model.named_parameters()}
-    ours = {tensor.name: tensor.shape for tensor in hf_tensors(ModelInfo.from_hf_config(raw)).values()}
+    theirs = {on_disk_name(name): tuple(p.shape) for name, p in model.named_parameters()}
+    ours = {tensor.name: tensor.shape for tensor in hf_tensors(read_sizes(raw)).values()}
     assert ours == theirs
     assert sum(torch.Size(shape).numel() for shape in ours.values()) == PUBLISHED[size][-1]
 
 
 @pytest.mark.parametrize("size", PUBLISHED)
 def test_shards_add_up_at_every_legal_tp(size):
-    info = ModelInfo.from_hf_config(published_config(size))
+    info = read_sizes(published_config(size))
     for tp in [tp for tp in (1, 2, 4, 8) if tp <= info.num_kv_heads]:
         check_tp_size(info, tp)
         for rule in table(info):
@@ -74,7 +75,7 @@ def test_shards_add_up_at_every_legal_tp(size):
 
 def test_every_hf_tensor_has_one_exporting_rule(untied, tied):
     for folder in (untied, tied):
-        info = ModelInfo.from_folder(folder)
+        info = ModelSource.open(folder).info
         exported = [source.name for rule in table(info) if rule.exported for source in rule.sources]
         assert sorted(exported) == sorted(load_file(folder / "model.safetensors"))
         names = [rule.name for rule in table(info)]
@@ -102,7 +103,7 @@ def by_hand(tensors, info, tp_rank, tp_size):
 
 @pytest.mark.parametrize("tp", [1, 2, 4])
 def test_layouts_are_megatrons(untied, tp):
-    info, tensors = ModelInfo.from_folder(untied), load_file(untied / "model.safetensors")
+    info, tensors = ModelSource.open(untied).info, load_file(untied / "model.safetensors")
     rules = rules_by_name(info)
     for tp_rank in range(tp):
         for name, expected in by_hand(tensors, info, tp_rank, tp).items():
@@ -123,7 +124,7 @@ def mutations(rules):
 
 @pytest.mark.parametrize("tp", [1, 2])
 def test_wrong_layouts_are_told_apart(untied, tp):
-    info, tensors = ModelInfo.from_folder(untied), load_file(untied / "model.safetensors")
+    info, tensors = ModelSource.open(untied).info, load_file(untied / "model.safetensors")
     expected = by_hand(tensors, info, 0, tp)
     for what, rule in mutations(rules_by_name(info)):
         assert not torch.equal(hf_to_shard(rule, tensors, 0, tp), expected[rule.name]), what
@@ -133,7 +134,7 @@ def test_wrong_layouts_are_told_apart(untied, tp):
 @pytest.mark.parametrize("kind", ["tied", "untied"])
 def test_round_trip_is_exact(request, kind, tp):
     folder = request.getfixturevalue(kind)
-    info, tensors = ModelInfo.from_folder(folder), load_file(folder / "model.safetensors")
+    info, tensors = ModelSource.open(folder).info, load_file(folder / "model.safetensors")
     for rule in table(info):
         shards = [hf_to_shard(rule, tensors, rank, tp) for rank in range(tp)]
         assert all(tuple(shard.shape) == shard_shape(rule, tp) for shard in shards)
@@ -142,7 +143,7 @@ def test_round_trip_is_exact(request, kind, tp):
 
 
 def test_tp_size_that_cuts_a_kv_head_is_refused():
-    info = ModelInfo.from_hf_config(published_config("3B"))
+    info = read_sizes(published_config("3B"))
     with pytest.raises(ValueError, match="size 4 does not divide the model's num_kv_heads of 2"):
         check_tp_size(info, 4)
 
@@ -156,6 +157,6 @@ def test_a_changed_table_has_a_new_version():
     rules = [
         (rule.name, [(source.name, source.shape) for source in rule.sources], rule.tp_dim, rule.groups, rule.exported)
         for size in PUBLISHED
-        for rule in table(ModelInfo.from_hf_config(published_config(size)))
+        for rule in table(read_sizes(published_config(size)))
     ]
     assert hashlib.sha256(repr(rules).encode()).hexdigest()[:16] == TABLE_HASHES[TABLE_VERSION]

@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 from examples.digits.model import SPECIAL_TOKENS, make_model
-from megatron_eureka.config.model_info import ModelInfo
+from megatron_eureka.families.source import ModelSource
 
 MESSAGES = [
     {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is the sum of the two digits?"}]}
@@ -21,7 +21,7 @@ def test_demo_sizes(folder):
     from transformers import Qwen2_5_VLForConditionalGeneration
 
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder)
-    info = ModelInfo.from_folder(folder)
+    info = ModelSource.open(folder).info
     assert sum(parameter.numel() for parameter in model.parameters()) == 799_680
     assert (info.vocab_size, info.head_dim, info.mrope_section, info.tied) == (384, 32, (4, 6, 6), False)
 
@@ -30,7 +30,7 @@ def test_processor_makes_one_placeholder_a_merged_patch(folder):
     from transformers import AutoProcessor
 
     processor = AutoProcessor.from_pretrained(folder)
-    info = ModelInfo.from_folder(folder)
+    info = ModelSource.open(folder).info
     text = processor.apply_chat_template(MESSAGES, add_generation_prompt=True, tokenize=False)
     assert text.startswith("<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>What")
     assert text.endswith("<|im_end|>\n<|im_start|>assistant\n")

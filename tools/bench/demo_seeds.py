@@ -106,16 +106,18 @@ def evaluate_folder(model: str, data: str, out: str) -> None:
     rank = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.environ.update(rank)
     from megatron_eureka.engines.colocated import ColocatedEngine, EngineOptions
+    from megatron_eureka.families.source import ModelSource
     from megatron_eureka.parallel import groups
     from megatron_eureka.rewards.scorer import Scorer
     from megatron_eureka.train.setup import load_data, start_job
 
     changes = [f"model.path={model}", f"data.train=[{data}]", f"evaluation.data=[{data}]", "parallel.tp=1"]
     config = load_config(ROOT / "configs" / "digits" / "grpo.yaml", changes)
+    source = ModelSource.open(config.model.path)
     start_job(config)
     with Scorer(config.reward, config.rollout.max_response_tokens) as scorer:
-        loaded = load_data(config, scorer.check_label)
-        engine = ColocatedEngine(EngineOptions.from_config(config), loaded.store)
+        loaded = load_data(config, source, scorer.check_label)
+        engine = ColocatedEngine(EngineOptions.from_config(config, source), loaded.store)
         evaluate(config, engine, scorer, loaded.heldout).write(Path(out))
     groups.stop()
     os._exit(0)  # the engine's threads would keep the process

@@ -34,6 +34,7 @@ from megatron_eureka.config.model_info import ModelInfo  # noqa: E402
 from megatron_eureka.config.schema import Config  # noqa: E402
 from megatron_eureka.data.packing import Item  # noqa: E402
 from megatron_eureka.data.prompts import PromptSet  # noqa: E402
+from megatron_eureka.families.source import ModelSource  # noqa: E402
 from megatron_eureka.model import attention  # noqa: E402
 from megatron_eureka.parallel import groups  # noqa: E402
 from megatron_eureka.rl.correction import correction_metrics  # noqa: E402
@@ -125,7 +126,9 @@ def policy_of(
     }
     config = Config.model_validate(options)
     layout, process_groups = start_job(config)  # deterministic algorithms included, as in a run
-    return build_policy(config, layout, process_groups, pixels, BANNED, config.rollout.temperature)
+    return build_policy(
+        config, ModelSource.open(folder), layout, process_groups, pixels, BANNED, config.rollout.temperature
+    )
 
 
 def run_model(variant: Variant, folder: str) -> dict[str, torch.Tensor]:

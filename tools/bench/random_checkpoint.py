@@ -25,11 +25,12 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 
 from megatron_eureka.checkpoints import check_hf_keys, save_hf  # noqa: E402
-from megatron_eureka.config.known_models import KNOWN_MODELS  # noqa: E402
 from megatron_eureka.config.model_info import ModelInfo  # noqa: E402
+from megatron_eureka.families import PUBLISHED  # noqa: E402
+from megatron_eureka.families.source import ModelSource  # noqa: E402
 from megatron_eureka.weights import hf_tensors  # noqa: E402
 
-THREE_B = KNOWN_MODELS["Qwen/Qwen2.5-VL-3B-Instruct"]
+THREE_B = PUBLISHED["Qwen/Qwen2.5-VL-3B-Instruct"]
 SIZES: dict[str, ModelInfo] = {
     # A few megabytes, to try a program on.
     "tiny": replace(
@@ -42,7 +43,7 @@ SIZES: dict[str, ModelInfo] = {
         vision=replace(THREE_B.vision, depth=16, hidden_size=640, ffn_size=1712, num_heads=8, out_hidden_size=1024),
     ),
     "3b": THREE_B,
-    "7b": KNOWN_MODELS["Qwen/Qwen2.5-VL-7B-Instruct"],
+    "7b": PUBLISHED["Qwen/Qwen2.5-VL-7B-Instruct"],
 }  # fmt: skip
 MAX_FILE_BYTES = 4 * 10**9  # as the published folders are cut
 FINITE = np.uint16(0xBFFF)  # a bf16 without the highest bit of its exponent
@@ -111,7 +112,7 @@ def make_checkpoint(folder: Path, info: ModelInfo, seed: int = 0) -> Path:
         ValueError: the folder exists and is not a whole checkpoint of this model.
     """
     if folder.exists():
-        if ModelInfo.from_folder(folder) != info:
+        if ModelSource.open(folder).info != info:
             raise ValueError(f"{folder} holds a model of other sizes. Remove it or give another folder.")
         check_hf_keys(folder, info)
         return folder

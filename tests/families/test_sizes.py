@@ -8,7 +8,9 @@ import pytest
 from transformers import AutoConfig
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLConfig, Qwen2_5_VLVisionConfig
 
-from megatron_eureka.config.model_info import CLASS_DEFAULTS, VISION_DEFAULTS, ModelInfo
+from megatron_eureka.families import read_sizes
+from megatron_eureka.families.qwen2_5_vl.sizes import CLASS_DEFAULTS, VISION_DEFAULTS
+from megatron_eureka.families.source import ModelSource
 
 CASES = Path(__file__).resolve().parents[3] / "shared" / "cases"
 TEXT = {
@@ -61,7 +63,7 @@ def write(folder, config):
 
 
 def agrees_with_transformers(folder):
-    info, theirs = ModelInfo.from_folder(folder), AutoConfig.from_pretrained(folder)
+    info, theirs = ModelSource.open(folder).info, AutoConfig.from_pretrained(folder)
     text, vision, rope = theirs.text_config, theirs.vision_config, theirs.text_config.rope_parameters
     assert (info.hidden_size, info.num_layers, info.ffn_size, info.vocab_size) == (
         text.hidden_size, text.num_hidden_layers, text.intermediate_size, text.vocab_size,
@@ -79,14 +81,14 @@ def agrees_with_transformers(folder):
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_reads_as_transformers_reads_it(form, tmp_path):
     info = agrees_with_transformers(write(tmp_path / "model", FORMS[form]))
-    assert info == ModelInfo.from_hf_config(FORMS["hub"])
+    assert info == read_sizes(FORMS["hub"])
     assert (info.tied, info.vision.depth, info.vision.hidden_size, info.vision.num_heads) == (True, 32, 1280, 16)
 
 
 def test_what_todays_release_saves_of_each_form_reads_the_same(tmp_path):
     for form, config in FORMS.items():
         AutoConfig.from_pretrained(write(tmp_path / "model", config)).save_pretrained(tmp_path / "again")
-        assert ModelInfo.from_folder(tmp_path / "again") == ModelInfo.from_hf_config(FORMS["hub"]), form
+        assert ModelSource.open(tmp_path / "again").info == read_sizes(FORMS["hub"]), form
 
 
 @pytest.mark.parametrize("size, hidden, layers, ffn", [("7b", 3584, 28, 3420), ("32b", 5120, 64, 3456)])
@@ -108,10 +110,10 @@ def test_a_size_of_the_language_model_has_no_default():
     for name in ("hidden_size", "num_hidden_layers", "vocab_size", "rms_norm_eps", "vision_config"):
         config = {key: value for key, value in FORMS["4.49"].items() if key != name}
         with pytest.raises(ValueError, match=f"'{name}' is missing"):
-            ModelInfo.from_hf_config(config)
+            read_sizes(config)
     config = FORMS["hub"] | {"rope_scaling": {"type": "mrope"}}  # transformers and vLLM fill the gap differently
     with pytest.raises(ValueError, match="'mrope_section' is missing"):
-        ModelInfo.from_hf_config(config)
+        read_sizes(config)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +140,7 @@ def test_what_the_trainer_does_not_compute_is_refused_by_name(change, parts, for
     else:
         config.update(change)
     with pytest.raises(ValueError) as error:
-        ModelInfo.from_hf_config(config, origin="models/x/config.json")
+        read_sizes(config, origin="models/x/config.json")
     for part in ("models/x/config.json: ", *parts):
         assert part in str(error.value)
 
@@ -146,11 +148,11 @@ def test_what_the_trainer_does_not_compute_is_refused_by_name(change, parts, for
 def test_quantised_models_are_refused_with_their_method():
     for method in ("awq", "gptq", "fp8"):
         with pytest.raises(ValueError, match=rf"the weights are quantised \({method}\). Give the model's original"):
-            ModelInfo.from_hf_config(FORMS["hub"] | {"quantization_config": {"quant_method": method, "bits": 4}})
+            read_sizes(FORMS["hub"] | {"quantization_config": {"quant_method": method, "bits": 4}})
 
 
 def test_all_reasons_come_at_once():
     change = {"use_sliding_window": True, "rope_scaling": {"type": "yarn", **SECTION}}
     with pytest.raises(ValueError) as error:
-        ModelInfo.from_hf_config(FORMS["hub"] | change)
+        read_sizes(FORMS["hub"] | change)
     assert len(str(error.value).splitlines()) == 2

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import torch
 
+from megatron_eureka.config.model_info import ModelInfo
+
 GridTHW = tuple[int, int, int]
 
 
-def mrope_positions(
-    token_ids: Sequence[int], grids: Sequence[GridTHW], image_token_id: int, merge_size: int
-) -> tuple[torch.Tensor, int]:
+def mrope_positions(token_ids: Sequence[int], grids: Sequence[GridTHW], info: ModelInfo) -> tuple[torch.Tensor, int]:
     """Positions (time, height, width) of every token, and the position that the next token takes.
 
     A text token advances all three axes by one. The placeholders of an image spread over its merged grid, starting at
@@ -20,8 +20,7 @@ def mrope_positions(
     Args:
         token_ids: [tokens], each image as the full run of its placeholders.
         grids: patches in time, height and width of each image, before the spatial merge.
-        image_token_id: the placeholder.
-        merge_size: patches a visual token takes along each side.
+        info: gives the placeholder's id and the patches that a visual token takes along each side.
 
     Returns:
         positions: [3, tokens] int64; next position: int.
@@ -29,6 +28,7 @@ def mrope_positions(
     Raises:
         ValueError: the placeholders do not match the grids.
     """
+    image_token_id, merge_size = info.image_token_id, info.vision.spatial_merge_size
     pieces: list[torch.Tensor] = []
     remaining = iter(grids)
     at, position, num_tokens = 0, 0, len(token_ids)

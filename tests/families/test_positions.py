@@ -1,16 +1,20 @@
 """M-RoPE positions against a hand count and against transformers' own."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from megatron_eureka.data.positions import mrope_positions
+from megatron_eureka.families import PUBLISHED
+from megatron_eureka.families.qwen2_5_vl.positions import mrope_positions
 
 IMAGE = 9
+INFO = replace(PUBLISHED["Qwen/Qwen2.5-VL-7B-Instruct"], image_token_id=IMAGE)
 
 
 def test_by_hand():
     # two words, an image of 2 x 3 merged patches, one word: the word goes on from 2 + max(2, 3)
-    positions, following = mrope_positions([1, 2, *[IMAGE] * 6, 3], [(1, 4, 6)], IMAGE, merge_size=2)
+    positions, following = mrope_positions([1, 2, *[IMAGE] * 6, 3], [(1, 4, 6)], INFO)
     assert positions[0].tolist() == [0, 1, 2, 2, 2, 2, 2, 2, 5]
     assert positions[1].tolist() == [0, 1, 2, 2, 2, 3, 3, 3, 5]
     assert positions[2].tolist() == [0, 1, 2, 3, 4, 2, 3, 4, 5]
@@ -18,7 +22,7 @@ def test_by_hand():
 
 
 def test_text_alone_counts_up():
-    positions, following = mrope_positions([1, 2, 3], [], IMAGE, merge_size=2)
+    positions, following = mrope_positions([1, 2, 3], [], INFO)
     assert positions.tolist() == [[0, 1, 2]] * 3 and following == 3
 
 
@@ -35,7 +39,7 @@ def test_equals_transformers_for_several_images():
         reference = Qwen2_5_VLModel(Qwen2_5_VLConfig())
     kinds = (torch.tensor([ids]) == IMAGE).int()
     expected, delta = reference.get_rope_index(torch.tensor([ids]), kinds, image_grid_thw=torch.tensor(grids))
-    positions, following = mrope_positions(ids, grids, IMAGE, merge_size=2)
+    positions, following = mrope_positions(ids, grids, INFO)
     assert torch.equal(positions, expected[:, 0])
     assert following == len(ids) + delta.item()
 
@@ -43,4 +47,4 @@ def test_equals_transformers_for_several_images():
 @pytest.mark.parametrize("grids", [[], [(1, 4, 6), (1, 2, 2)], [(1, 4, 8)]])
 def test_placeholders_that_do_not_match_the_images_are_refused(grids):
     with pytest.raises(ValueError, match="placeholders"):
-        mrope_positions([1, *[IMAGE] * 6, 3], grids, IMAGE, merge_size=2)
+        mrope_positions([1, *[IMAGE] * 6, 3], grids, INFO)

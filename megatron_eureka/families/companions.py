@@ -9,34 +9,33 @@ import json
 from pathlib import Path
 from typing import Any
 
+from megatron_eureka.families.family import Family
+
 TOKENIZER_CONFIG = "tokenizer_config.json"
 PREPROCESSOR, PROCESSOR = "preprocessor_config.json", "processor_config.json"  # since transformers 5 all in the second
-# What transformers calls the one image processor of the family; releases of early 2025 wrote names that are gone.
-IMAGE_PROCESSORS = ("Qwen2VLImageProcessor", "Qwen2VLImageProcessorFast", "Qwen2VLImageProcessorPil")
 
 
-def companion_problems(folder: str | Path) -> list[str]:
+def companion_problems(folder: Path, family: Family) -> list[str]:
     """Sentences about what a Hugging Face folder lacks for a run: files, or a type that transformers knows."""
-    folder = Path(folder)
-    missing, found = _missing(folder), []
+    missing, found = _missing(folder, sees=bool(family.image_processors)), []
     if missing:
         found.append(
             f"{folder} lacks {', '.join(missing)}: no prompt can be made without. Copy "
             f"{'it' if len(missing) == 1 else 'them'} from the model that it was made from."
         )
-    for name in (PREPROCESSOR, PROCESSOR):
+    for name in (PREPROCESSOR, PROCESSOR) if family.image_processors else ():
         content = _read(folder / name)
         for section in (content, content.get("image_processor")):
             kind = section.get("image_processor_type") if isinstance(section, dict) else None
-            if kind is not None and kind not in IMAGE_PROCESSORS:
+            if kind is not None and kind not in family.image_processors:
                 found.append(
                     f"{folder / name}: image_processor_type is {kind!r}, which transformers does not have. Write "
-                    f"{IMAGE_PROCESSORS[0]!r} there: it does the same."
+                    f"{family.image_processors[0]!r} there: it does the same."
                 )
     return found
 
 
-def _missing(folder: Path) -> list[str]:
+def _missing(folder: Path, sees: bool) -> list[str]:
     """Names of files that are not there, alternatives in one."""
 
     def there(name):
@@ -45,7 +44,7 @@ def _missing(folder: Path) -> list[str]:
     missing = [] if there(TOKENIZER_CONFIG) else [TOKENIZER_CONFIG]
     if not there("tokenizer.json") and not (there("vocab.json") and there("merges.txt")):
         missing.append("tokenizer.json (or vocab.json and merges.txt)")
-    if not there(PREPROCESSOR) and not there(PROCESSOR):
+    if sees and not there(PREPROCESSOR) and not there(PROCESSOR):
         missing.append(f"{PREPROCESSOR} (or {PROCESSOR})")
     if not _has_chat_template(folder):
         missing.append("chat_template.jinja (or chat_template.json)")

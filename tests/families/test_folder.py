@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from megatron_eureka.config.known_models import KNOWN_MODELS, find_model_info
-from megatron_eureka.config.model_folder import find_model_folder
-from megatron_eureka.config.model_info import ModelInfo
+from megatron_eureka.families import PUBLISHED
+from megatron_eureka.families.folder import find_model_folder
+from megatron_eureka.families.source import ModelSource, find_source
 
 CONFIG = {
     "model_type": "qwen2_5_vl",
@@ -43,13 +43,13 @@ def test_both_kinds_are_told_apart_and_have_the_sizes_of_their_model(tmp_path):
     assert str(find_model_folder(hf)) == f"Hugging Face folder {hf}" and find_model_folder(hf).hf == hf
     found = find_model_folder(str(checkpoint))
     assert str(found) == f"Megatron checkpoint {checkpoint}" and found.hf == checkpoint / "hf"
-    seven = KNOWN_MODELS["Qwen/Qwen2.5-VL-7B-Instruct"]
-    assert ModelInfo.from_folder(hf) == ModelInfo.from_folder(str(checkpoint)) == find_model_info(checkpoint) == seven
+    seven = PUBLISHED["Qwen/Qwen2.5-VL-7B-Instruct"]
+    assert ModelSource.open(hf).info == ModelSource.open(str(checkpoint)).info == find_source(checkpoint).info == seven
 
 
 def test_what_is_neither_is_refused_with_the_reason(tmp_path):
     def refused(path, match):
-        for function in (find_model_folder, ModelInfo.from_folder):
+        for function in (find_model_folder, ModelSource.open):
             with pytest.raises(ValueError, match=match):
                 function(path)
 
@@ -65,4 +65,4 @@ def test_what_is_neither_is_refused_with_the_reason(tmp_path):
     refused(checkpoint, "does not say what model it is: .*hf/config.json is missing. Copy")
     (checkpoint / "hf" / "config.json").write_text("{")
     with pytest.raises(ValueError, match="hf/config.json is not valid JSON"):
-        ModelInfo.from_folder(checkpoint)
+        ModelSource.open(checkpoint)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from megatron_eureka.config.model_info import ModelInfo, VisionInfo
 
 
@@ -23,6 +21,7 @@ def _published(
         in_channels=3,
     )
     return ModelInfo(
+        family="qwen2_5_vl",
         hidden_size=hidden_size,
         num_layers=num_layers,
         num_heads=num_heads,
@@ -42,26 +41,9 @@ def _published(
 
 
 # From the config.json files of the Hugging Face hub.
-KNOWN_MODELS: dict[str, ModelInfo] = {
+PUBLISHED: dict[str, ModelInfo] = {
     "Qwen/Qwen2.5-VL-3B-Instruct": _published(2048, 36, 16, 2, 11008, 3420, vocab_size=151936, tied=True),
     "Qwen/Qwen2.5-VL-7B-Instruct": _published(3584, 28, 28, 4, 18944, 3420),
     "Qwen/Qwen2.5-VL-32B-Instruct": _published(5120, 64, 40, 8, 27648, 3456),
     "Qwen/Qwen2.5-VL-72B-Instruct": _published(8192, 80, 64, 8, 29568, 3456),
 }
-
-
-def find_model_info(path: str) -> ModelInfo:
-    """Sizes of `model.path`: of the folder where there is one, else of the published model of that name.
-
-    Raises:
-        ValueError: neither a folder nor a known name, or a folder of something else.
-    """
-    if Path(path).is_dir() or path not in KNOWN_MODELS:
-        if not Path(path).exists():
-            known = ", ".join(KNOWN_MODELS)
-            raise ValueError(
-                f"model.path = {path!r} is neither a folder nor a known model. Give a Hugging Face folder or a "
-                f"Megatron checkpoint of a Qwen2.5-VL model, or for a plan one of: {known}."
-            )
-        return ModelInfo.from_folder(path)
-    return KNOWN_MODELS[path]

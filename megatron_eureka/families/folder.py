@@ -36,8 +36,7 @@ def find_model_folder(path: str | Path) -> ModelFolder:
     path = Path(path)
     if not path.is_dir():
         raise ValueError(
-            f"There is no folder {str(path)!r}. Give a Hugging Face folder of a Qwen2.5-VL model or a Megatron "
-            "checkpoint of one."
+            f"There is no folder {str(path)!r}. Give a Hugging Face folder of a model or a Megatron checkpoint of one."
         )
     is_hf, is_megatron = (path / "config.json").is_file(), is_megatron_checkpoint(path)
     if not is_megatron:
