@@ -77,6 +77,16 @@ def test_imports_point_down_and_heavy_libraries_stay_in_their_rooms(path):
             assert where in VLLM_FILES, f"{where} imports {name}: vLLM belongs in {sorted(VLLM_FILES)}"
 
 
+# Faces give examples to type; this package's first line says what it is for.
+MAY_NAME_A_MODEL = {"families", "model", "cli", "launch"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_models_are_named_in_families_and_model_alone(path):
+    if room_of(path) not in MAY_NAME_A_MODEL:
+        assert "qwen" not in path.read_text("utf-8").lower()
+
+
 def test_every_room_is_on_a_floor_and_exists():
     rooms = {room_of(path) for path in FILES}
     assert rooms == set(FLOOR), f"only on disk: {rooms - set(FLOOR)}; only on a floor: {set(FLOOR) - rooms}"

@@ -65,7 +65,7 @@ def hf_to_megatron(
     fsync: Fsync = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Convert a Hugging Face folder of Qwen2.5-VL to a Megatron checkpoint (torch_dist).
+    """Convert a Hugging Face folder to a Megatron checkpoint (torch_dist).
 
     The files are cut for --tp, --pp and --vpp, so that each rank of that layout reads contiguous bytes; every other
     layout loads the same checkpoint.

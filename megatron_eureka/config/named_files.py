@@ -1,4 +1,4 @@
-"""The YAML files that come with the package, by name: `qwen2_5_vl_7b_1node`, `dapo`, `digits/grpo`."""
+"""The YAML files that come with the package, by name: `dapo`, `digits/grpo`."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def on_white(picture: Image.Image) -> Image.Image:
     """The picture in RGB as it looks on paper: what is transparent becomes white, not the black that is stored there.
 
     More than 8 bits are scaled to 8: 16-bit levels are divided by 257; 32-bit ones too where one exceeds 255; of
-    floats, 0 to 1 becomes 0 to 255, and others are cut off at 0 and 255. RGBA gets the pixels of qwen_vl_utils.
+    floats, 0 to 1 becomes 0 to 255, and others are cut off at 0 and 255. RGBA is laid on white as the resizer would do.
 
     Raises:
         ValueError: nobody knows what its colours are.

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
-from qwen_vl_utils import fetch_image
-from qwen_vl_utils.vision_process import smart_resize
 
 from megatron_eureka.data.decoding import decode, on_white, read_header
 from megatron_eureka.data.picture_files import read_picture_file
+from megatron_eureka.families.resizing import resize, resized_size
 from megatron_eureka.files import write_atomically
 from megatron_eureka.types import ImageKey
 
@@ -150,11 +149,11 @@ class ImageStore:
     def _resized_size(self, height: int, width: int, source: str) -> tuple[int, int]:
         factor = self.patch_size * self.merge_size
         try:
-            size = smart_resize(height, width, factor, self.min_pixels, self.max_pixels)
+            size = resized_size(height, width, factor, self.min_pixels, self.max_pixels)
         except (ValueError, ZeroDivisionError) as error:
             raise ValueError(f"{_short(source)} ({width} x {height}): {error}. Crop or pad it.") from error
         # Engines run the model's processor again: it must find nothing to do, or prompts would differ in length.
-        if min(size) == 0 or smart_resize(*size, factor, self.min_pixels, self.max_pixels) != size:
+        if min(size) == 0 or resized_size(*size, factor, self.min_pixels, self.max_pixels) != size:
             raise ValueError(
                 f"{_short(source)} ({width} x {height}) resizes to {size[1]} x {size[0]}, which data.min_pixels = "
                 f"{self.min_pixels} and data.max_pixels = {self.max_pixels} would resize again. Widen the bounds."
@@ -172,8 +171,7 @@ class ImageStore:
             picture = on_white(decode(data))
         except ValueError as error:
             raise ValueError(f"{_short(source)} is {error}") from error
-        bounds = {"min_pixels": self.min_pixels, "max_pixels": self.max_pixels}
-        image = fetch_image({"image": picture, **bounds}, image_patch_size=self.patch_size)
+        image = resize(picture, self.min_pixels, self.max_pixels, self.patch_size)
         self.counters["decoded"] += 1
         return image
 

@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qwen_vl_utils.vision_process import MAX_RATIO
-
 from megatron_eureka.data.fingerprint import Picture, fingerprint, normalise_text
 from megatron_eureka.data.images import read_bytes, resolve
 from megatron_eureka.data.layouts import Columns, read_question
@@ -21,6 +19,7 @@ from megatron_eureka.data.messages import (
 from megatron_eureka.data.records import Record, check_is_jsonl, parse_record, read_record
 from megatron_eureka.data.refusal import BadRow
 from megatron_eureka.data.rows import numbered_rows, picture_bytes, picture_name, picture_root, refuse_folder
+from megatron_eureka.families.resizing import MAX_RATIO
 from megatron_eureka.log import progress
 
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+VISUAL = "visual."  # how names of a vision tower begin, on both sides
+
 
 @dataclass(frozen=True)
 class HfTensor:

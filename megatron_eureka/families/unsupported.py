@@ -6,23 +6,22 @@ fit, a run goes through, and the two sides' probabilities differ.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-# "mrope" is the name that the published files have for the plain frequencies, split over time, height and width.
-PLAIN_ROPE = ("default", "mrope")
 ORIGINAL = "Give the model's original weights: quantised ones cannot be trained."
 
 
-def unsupported(raw: Mapping[str, Any]) -> Iterator[str]:
+def unsupported(raw: Mapping[str, Any], plain_rope: Sequence[str] = ("default",)) -> Iterator[str]:
     """Sentences about entries that would make the trainer compute another model than the engine.
 
     Args:
         raw: the parsed config.json.
+        plain_rope: names of the frequencies without an extension, the last one as the published files have it.
     """
     # Since 4.52 the language model's entries stand in a section of their own; many files have them at the top as well.
     for place, section in (("", raw), ("text_config.", raw.get("text_config") or {})):
-        yield from _rope(place, section)
+        yield from _rope(place, section, plain_rope)
         yield from _layers(place, section)
     method = raw.get("quantization_config")
     if method:
@@ -30,18 +29,18 @@ def unsupported(raw: Mapping[str, Any]) -> Iterator[str]:
         yield f"quantization_config: the weights are quantised ({name}). {ORIGINAL}"
 
 
-def _rope(place: str, section: Mapping[str, Any]) -> Iterator[str]:
+def _rope(place: str, section: Mapping[str, Any], plain: Sequence[str]) -> Iterator[str]:
     for key in ("rope_scaling", "rope_parameters"):
         rope = section.get(key) or {}
         if not isinstance(rope, Mapping):
-            yield f"{place}{key} is {rope!r}, expected a mapping such as {{'type': 'mrope', 'mrope_section': [...]}}."
+            yield f"{place}{key} is {rope!r}, expected a mapping such as {{'type': {plain[-1]!r}}}."
             continue
         for name in ("rope_type", "type"):
             kind = rope.get(name, "default")
-            if kind not in PLAIN_ROPE:
+            if kind not in plain:
                 yield (
                     f"{place}{key}.{name} is {kind!r}: the engine scales the rotary positions so, the trainer has only "
-                    f"{' and '.join(PLAIN_ROPE)}, and their probabilities would differ. Set it to 'mrope' and remove "
+                    f"{' and '.join(plain)}, and their probabilities would differ. Set it to {plain[-1]!r} and remove "
                     "its factors, to train and to use the model without the extension."
                 )
         if rope.get("partial_rotary_factor", 1.0) != 1.0:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from megatron_eureka.config.model_info import ModelInfo
-from megatron_eureka.families.rules import HfTensor, Rule
+from megatron_eureka.families.rules import VISUAL, HfTensor, Rule
 from megatron_eureka.weights.table import rules_by_name
 
 
@@ -84,10 +84,10 @@ def match_rules(parameters: Mapping[str, torch.Tensor], info: ModelInfo, tp_size
     for name, tensor in parameters.items():
         rule = known.get(name)
         if rule is None:
-            towers = f" and visual.* with blocks 0 to {info.vision.depth - 1}" if info.vision else ""
+            tower = f" and {VISUAL}* with blocks 0 to {info.vision.depth - 1}" if info.vision else ""
             raise ValueError(
                 f"No rule for parameter {name!r} of shape {list(tensor.shape)}. Known are language_model.* with layers "
-                f"0 to {info.num_layers - 1}{towers}."
+                f"0 to {info.num_layers - 1}{tower}."
             )
         if rule.name in names:
             raise ValueError(f"{name!r} and {names[rule.name]!r} are the same parameter; give one of them.")

@@ -6,14 +6,13 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from transformers import Qwen2_5_VLForConditionalGeneration
 
 from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.config.schema import Config
 from megatron_eureka.data.packing import Item, pack, plan_rows, round_up
 from megatron_eureka.families import on_disk_name
 from megatron_eureka.families.source import ModelSource
-from megatron_eureka.model.reference import reference_forward
+from megatron_eureka.model.reference import reference_forward, reference_model
 from megatron_eureka.parallel import groups
 from megatron_eureka.parallel.layout import Layout
 from megatron_eureka.train.policy import WHOLE, Policy, accumulate, build_policy
@@ -37,7 +36,7 @@ def pixels(image: ImageKey) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Case:
-    """A prompt, given as text tokens and pictures, with its responses."""
+    """A prompt, given as text tokens and pictures, with its responses; a model of text alone gets no pictures."""
 
     parts: tuple  # ints and picture names
     responses: tuple[tuple[int, ...], ...]
@@ -46,6 +45,8 @@ class Case:
         ids: list[int] = []
         images = []
         for part in self.parts:
+            if isinstance(part, str) and info.vision is None:
+                continue
             if isinstance(part, str):
                 images.append(picture(part))
                 ids += [info.vision_start_token_id, *[info.image_token_id] * images[-1].num_tokens]
@@ -62,10 +63,6 @@ CASES = (
 NUM_SAMPLES = sum(len(case.responses) for case in CASES)
 
 
-def hf_model(folder: str) -> torch.nn.Module:
-    return Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
-
-
 def hf_logits(model: torch.nn.Module, prompt: Prompt, response: tuple[int, ...]) -> torch.Tensor:
     """[prompt + response tokens, vocabulary] of one sequence on its own."""
     return reference_forward(model, prompt, (*prompt.token_ids, *response), pixels)[0]
@@ -77,7 +74,8 @@ def hf_reference(folder: str, temperature: float = 1.0, banned: tuple[int, ...] 
     Args:
         temperature, banned: of the log-probs and what follows from them; the logits are the model's own.
     """
-    model, info = hf_model(folder), ModelSource.open(folder).info
+    source = ModelSource.open(folder)
+    model, info = reference_model(source), source.info
     excluded = torch.tensor([token in banned for token in range(info.vocab_size)])
     logits, logprobs, entropies = [], [], []
     for index, case in enumerate(CASES):

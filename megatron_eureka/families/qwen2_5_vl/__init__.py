@@ -1,5 +1,7 @@
 """Qwen2.5-VL: a vision tower with windowed attention, and the Qwen2 decoder with positions of three axes."""
 
+from functools import partial
+
 from megatron_eureka.families.family import Family
 from megatron_eureka.families.qwen2_5_vl.published import PUBLISHED
 from megatron_eureka.families.qwen2_5_vl.sizes import read
@@ -12,7 +14,8 @@ QWEN2_5_VL = Family(
     title="Qwen2.5-VL",
     architecture="Qwen2_5_VLForConditionalGeneration",
     sizes=read,
-    unsupported=unsupported,
+    # The published files call the plain frequencies, split over time, height and width, "mrope".
+    unsupported=partial(unsupported, plain_rope=("default", "mrope")),
     rules=rules,
     chunk="megatron_eureka.model.qwen2_5_vl:Qwen2_5_VL",
     transformers_class="transformers:Qwen2_5_VLForConditionalGeneration",

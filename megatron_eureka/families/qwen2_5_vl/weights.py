@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from megatron_eureka.config.model_info import ModelInfo, VisionInfo
 from megatron_eureka.families.decoder import decoder_rules
-from megatron_eureka.families.rules import Rule, replicated
+from megatron_eureka.families.rules import VISUAL, Rule, replicated
 
 
 def rules(info: ModelInfo) -> tuple[Rule, ...]:
@@ -35,4 +35,4 @@ def _tower(vision: VisionInfo) -> tuple[Rule, ...]:
         "merger.mlp.2.weight": (vision.out_hidden_size, merged),
         "merger.mlp.2.bias": (vision.out_hidden_size,),
     }
-    return tuple(replicated(f"visual.{name}", f"visual.{name}", shape, vision=True) for name, shape in shapes.items())
+    return tuple(replicated(f"{VISUAL}{name}", f"{VISUAL}{name}", shape, vision=True) for name, shape in shapes.items())
