@@ -11,9 +11,10 @@ from typing import Any
 
 from megatron_eureka.config.model_info import ModelInfo
 from megatron_eureka.families.family import Family
+from megatron_eureka.families.qwen2 import QWEN2
 from megatron_eureka.families.qwen2_5_vl import QWEN2_5_VL
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (QWEN2_5_VL,)}
+FAMILIES: dict[str, Family] = {family.name: family for family in (QWEN2_5_VL, QWEN2)}
 TITLES = " or ".join(family.title for family in FAMILIES.values())
 PUBLISHED: dict[str, ModelInfo] = {
     name: info for family in FAMILIES.values() for name, info in family.published.items()
