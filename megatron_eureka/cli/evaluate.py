@@ -29,9 +29,12 @@ Examples:
 \b
   megatron-eureka eval examples/benchmarks/eval.yaml --model runs/latest/sft/export
   megatron-eureka eval --model models/tuned --compare models/base --benchmark mathvista=data/MathVista
-  megatron-eureka eval --model models/tuned --benchmark k12 --data k12.json --samples 8 --temperature 1.0
+  megatron-eureka eval evaluation.samples=8 evaluation.temperature=1 --model models/tuned --benchmark k12=k12.json
   megatron-eureka eval --responses said.jsonl --benchmark mathverse=data/MathVerse/testmini.json
 """
+
+# What decides how answers are drawn, and so is nothing to say of answers that are there.
+OF_GENERATION = tuple(f"evaluation.{name}" for name in ("samples", "temperature", "prompt", "system_prompt"))
 
 Arguments = Annotated[
     list[str] | None,
@@ -42,21 +45,10 @@ Compare = Annotated[
     Path | None, typer.Option(help="Model that --model is held against, the base; with --responses a file.")
 ]
 Benchmarks = Annotated[
-    list[str] | None, typer.Option("--benchmark", help="NAME=PATH, or NAME with --data; may be repeated.")
+    list[str] | None, typer.Option("--benchmark", help="NAME=PATH; may be repeated (evaluation.benchmarks).")
 ]
-Data = Annotated[Path | None, typer.Option(help="File or folder of the one --benchmark.")]
 Out = Annotated[Path | None, typer.Option(help="Folder of the results; default: eval-MODEL under logging.root.")]
 Responses = Annotated[Path | None, typer.Option(help="Score this file of id and response; no model is started.")]
-Samples = Annotated[int | None, typer.Option(help="Responses to each item (evaluation.samples).")]
-Temperature = Annotated[float | None, typer.Option(help="Needed for several samples (evaluation.temperature).")]
-PassK = Annotated[str | None, typer.Option(help="The k of pass@k, such as 1,4 (evaluation.pass_k).")]
-Limit = Annotated[int | None, typer.Option(help="Items of each benchmark, from its start (evaluation.max_prompts).")]
-Prompt = Annotated[str | None, typer.Option(help="think, plain or official (evaluation.prompt).")]
-System = Annotated[str | None, typer.Option(help="System turn of the style think (evaluation.system_prompt).")]
-JudgeUrl = Annotated[str | None, typer.Option(help="OpenAI-compatible endpoint (evaluation.judge_url).")]
-JudgeModel = Annotated[str | None, typer.Option(help="Its model (evaluation.judge_model).")]
-JudgeKey = Annotated[str | None, typer.Option("--judge-key-env", help="Variable with its key.")]
-JudgeTokens = Annotated[int | None, typer.Option(help="Longest answer of it (evaluation.judge_max_tokens).")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Remove what an earlier evaluation left in --out.")]
 Generate = Annotated[
     str | None, typer.Option(help="Only answer, as `model` or `compare`: for torchrun and srun, before the summary.")
@@ -68,44 +60,21 @@ def evaluate(
     model: ModelFolder = None,
     compare: Compare = None,
     benchmark: Benchmarks = None,
-    data: Data = None,
     out: Out = None,
     responses: Responses = None,
-    samples: Samples = None,
-    temperature: Temperature = None,
-    pass_k: PassK = None,
-    limit: Limit = None,
-    prompt: Prompt = None,
-    system: System = None,
-    judge_url: JudgeUrl = None,
-    judge_model: JudgeModel = None,
-    judge_key_env: JudgeKey = None,
-    judge_max_tokens: JudgeTokens = None,
     overwrite: Overwrite = False,
     generate: Generate = None,
 ) -> None:
     """Evaluate on benchmarks."""
     as_rank = is_rank()  # first: it tells srun's ranks their numbers, and rank 0 alone logs
     setup_logging()
-    given = {
-        "benchmarks": _benchmarks(benchmark, data),
-        "samples": samples,
-        "temperature": temperature,
-        "pass_k": _numbers(pass_k),
-        "max_prompts": limit,
-        "prompt": prompt,
-        "system_prompt": system,
-        "judge_url": judge_url,
-        "judge_model": judge_model,
-        "judge_key_env": judge_key_env,
-        "judge_max_tokens": judge_max_tokens,
-    }
-    if responses is not None:
-        asked = {"--model": model, "--samples": samples, "--temperature": temperature, "--prompt": prompt}
-        asked |= {"--system": system, "--generate": generate, "--overwrite": overwrite or None}
-        _refuse_with_responses([name for name, value in asked.items() if value is not None])
     file, overrides = _split(arguments or [])
-    overrides += [f"evaluation.{name}={json.dumps(value)}" for name, value in given.items() if value is not None]
+    if benchmark is not None:
+        overrides.append(f"evaluation.benchmarks={json.dumps(benchmark)}")
+    if responses is not None:
+        flags = {"--model": model, "--generate": generate, "--overwrite": overwrite or None}
+        options = [name for name in OF_GENERATION if any(given.startswith(f"{name}=") for given in overrides)]
+        _refuse_with_responses([name for name, value in flags.items() if value is not None] + options)
     config = load_config(file, overrides)
     if responses is not None:
         files = {MODEL: responses} | ({COMPARE: compare} if compare else {})
@@ -201,24 +170,6 @@ def _check_model(config: Config, model: Path, role: str) -> None:
             f"data.max_prompt_tokens {prompt} + rollout.max_response_tokens {response} = {prompt + response} exceed "
             f"the {source.info.max_positions} positions of {model}. Lower one of the two."
         )
-
-
-def _benchmarks(names: list[str] | None, data: Path | None) -> list[str] | None:
-    """Entries of `evaluation.benchmarks`."""
-    if data is None:
-        return names
-    if not names or len(names) != 1 or "=" in names[0]:
-        raise ValueError("--data goes with one --benchmark NAME; of several give each as NAME=PATH.")
-    return [f"{names[0]}={data}"]
-
-
-def _numbers(text: str | None) -> list[int] | None:
-    if text is None:
-        return None
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError as error:
-        raise ValueError(f"--pass-k {text!r}: expected whole numbers with commas between them, such as 1,4.") from error
 
 
 def _split(arguments: list[str]) -> tuple[Path | None, list[str]]:

@@ -81,7 +81,7 @@ class Algorithm(Section):
         "samples x rollout.max_response_tokens; global denominators.",
     )
     entropy_coef: float = Field(0.0, description="Weight of the entropy bonus; entropy is logged anyway.")
-    truncated: Literal["keep", "mask", "penalise", "overwrite"] = Field(
+    truncated: Literal["keep", "mask", "penalize", "overwrite"] = Field(
         "keep",
         description="Responses cut at the length limit: train, leave out of the loss, score 0, or put the end token "
         "in the last one's place (as MM-EUREKA does).",

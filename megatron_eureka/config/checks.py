@@ -268,9 +268,9 @@ def _reward(config: Config) -> Iterator[str]:
             f"{longest}: every response would be punished. Use a buffer of {max(1, longest // 5)}, say."
         )
     for name, penalty in (("overlong", reward.overlong.penalty), ("repetition", reward.repetition.penalty)):
-        if penalty and config.algorithm.truncated == "penalise":
+        if penalty and config.algorithm.truncated == "penalize":
             yield (
-                "algorithm.truncated = penalise sets all rewards of a response that was cut off to 0, so it would "
+                "algorithm.truncated = penalize sets all rewards of a response that was cut off to 0, so it would "
                 f"score better than one that reward.{name}.penalty punishes. Set algorithm.truncated = keep, or no "
                 "penalty."
             )

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from megatron_eureka.config.named_files import SUFFIXES, find_file
+from megatron_eureka.config.renamed import renamed
 from megatron_eureka.config.schema import Config
 
 COMMAND_LINE = "command line"
@@ -143,7 +144,7 @@ def _parse_override(override: str) -> dict:
 def _take(content: Mapping, origin: str, values: dict[str, Any], origins: dict[str, str]) -> None:
     """Put one source's options over those of earlier sources, as dotted names."""
     for name, value in _flat(content, Config, "", origin):
-        values[name], origins[name] = value, origin
+        values[name], origins[name] = renamed(name, value), origin
 
 
 def _flat(content: Mapping, section: type[BaseModel], prefix: str, origin: str):

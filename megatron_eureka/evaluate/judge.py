@@ -71,7 +71,7 @@ class Judge:
 
     def __init__(self, options: Evaluation, cache: Path, sleep: Callable[[float], None] = time.sleep):
         if not options.judge_model:
-            raise ValueError("evaluation.judge_url is given without evaluation.judge_model (--judge-model).")
+            raise ValueError("evaluation.judge_url is given without evaluation.judge_model.")
         key = os.environ.get(options.judge_key_env, "") if options.judge_key_env else ""
         if options.judge_key_env and not key:
             raise ValueError(f"evaluation.judge_key_env: the environment variable {options.judge_key_env} is not set.")

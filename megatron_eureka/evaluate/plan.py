@@ -52,7 +52,7 @@ def sampling(config: Config) -> SamplingOptions:
     if options.samples > 1 and not options.temperature:
         raise ValueError(
             f"evaluation.samples = {options.samples} needs a temperature above 0, greedy samples are all the same: "
-            "give --temperature (evaluation.temperature), or one sample."
+            "give evaluation.temperature, or one sample."
         )
     if not options.temperature:
         return SamplingOptions.from_config(config, greedy=True)

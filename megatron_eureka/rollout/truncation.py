@@ -14,12 +14,12 @@ def treatment(option: str, end_token_id: int | None) -> Callable[[Sample], Sampl
     """What `option` makes of a truncated sample; done twice it is the same as once.
 
     Args:
-        option: "keep", "mask" (no token is trained), "penalise" (all rewards are 0) or "overwrite" (the last token
+        option: "keep", "mask" (no token is trained), "penalize" (all rewards are 0) or "overwrite" (the last token
             becomes the end token).
         end_token_id: for "overwrite".
     """
     overwrite = partial(_overwritten, end_token_id=end_token_id)
-    return {"keep": _kept, "mask": _masked, "penalise": _penalised, "overwrite": overwrite}[option]
+    return {"keep": _kept, "mask": _masked, "penalize": _penalized, "overwrite": overwrite}[option]
 
 
 def _kept(sample: Sample) -> Sample:
@@ -30,7 +30,7 @@ def _masked(sample: Sample) -> Sample:
     return replace(sample, trained=(False,) * len(sample.token_ids))
 
 
-def _penalised(sample: Sample) -> Sample:
+def _penalized(sample: Sample) -> Sample:
     return replace(sample, rewards=dict.fromkeys(sample.rewards, 0.0))
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import yaml
 
+from megatron_eureka.config.renamed import renamed
+
 # They change how long a run is, what it writes and how fast it is.
 MAY_CHANGE = (
     "algorithm.correction.alarm",
@@ -44,5 +46,6 @@ def _flat(tree: dict, prefix: str = "") -> dict:
     """Nested options by their dotted names."""
     flat = {}
     for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        name = f"{prefix}{key}"
+        flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: renamed(name, value)}
     return flat

@@ -120,10 +120,10 @@ def test_digit_files_hold_the_settings_that_worked():
             ["algorithm.correction.reject_low = 3", "algorithm.correction.reject_high = 2"],
         ),
         (["algorithm.dual_clip=1.1"], ["algorithm.dual_clip = 1.1", "algorithm.clip_high = 0.2"]),
-        (["reward.overlong.penalty=1", "algorithm.truncated=penalise"], ["algorithm.truncated = penalise"]),
+        (["reward.overlong.penalty=1", "algorithm.truncated=penalize"], ["algorithm.truncated = penalize"]),
         (
-            ["reward.repetition.penalty=1", "algorithm.truncated=penalise"],
-            ["algorithm.truncated = penalise", "reward.repetition.penalty", "Set algorithm.truncated = keep"],
+            ["reward.repetition.penalty=1", "algorithm.truncated=penalize"],
+            ["algorithm.truncated = penalize", "reward.repetition.penalty", "Set algorithm.truncated = keep"],
         ),
     ],
 )

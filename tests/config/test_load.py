@@ -12,6 +12,7 @@ import yaml
 
 from megatron_eureka.config.load import dump, load_config, option_fields, schema_json
 from megatron_eureka.config.schema import Config
+from megatron_eureka.runs.changed_options import changed_options
 
 
 def write(folder, name, text):
@@ -198,3 +199,14 @@ def test_no_file_says_what_holds_without_it(file):
         return functools.reduce(operator.getitem, option.split("."), tree)
 
     assert not [option for option in leaves(raw) if value_of(whole, option) == value_of(inherited, option)]
+
+
+def test_a_value_of_the_last_release_is_read_with_a_warning(tmp_path, caplog):
+    file = tmp_path / "old.yaml"
+    file.write_text("algorithm: {truncated: penalise}\n")
+    assert load_config(file).algorithm.truncated == "penalize"
+    assert "algorithm.truncated = penalise is now written penalize" in caplog.text
+    before, now = file.read_text(), dump(load_config(file))
+    assert "algorithm.truncated" not in " ".join(changed_options(before, now))  # a run that goes on is the same one
+    with pytest.raises(ValueError, match="algorithm.truncated = 'punish'"):
+        load_config(file, ["algorithm.truncated=punish"])

@@ -124,8 +124,8 @@ def test_a_killed_evaluation_goes_on(folder, both):
 def test_samples_of_a_megatron_checkpoint_on_two_ranks(folder, both):
     """What the engines get is converted from the checkpoint; greedy answers are those of the folder that it is of."""
     hf_to_megatron(folder / "tuned", folder / "megatron")
-    arguments = [CONFIG, "--model", folder / "megatron", "--limit", 3, "rollout.max_response_tokens=16"]
-    arguments += ["--benchmark", "k12", "--data", SAMPLES / "k12" / "k12.json"]
+    arguments = [CONFIG, "--model", folder / "megatron", "evaluation.max_prompts=3", "rollout.max_response_tokens=16"]
+    arguments += ["--benchmark", f"k12={SAMPLES / 'k12' / 'k12.json'}"]
     done = run(*arguments, "--out", folder / "greedy", "launch.ranks=2")
     assert done.returncode == 0, done.stderr
     assert not (folder / "greedy" / "model" / ".hf").exists()
@@ -134,7 +134,8 @@ def test_samples_of_a_megatron_checkpoint_on_two_ranks(folder, both):
     assert len(greedy) == 3
     for short, long in zip(greedy, longer, strict=False):  # half a character may stand at the end
         assert len(short) >= 4 and long.startswith(short.rstrip("\ufffd"))
-    sampled = run(*arguments, "--out", folder / "sampled", "--samples", 3, "--temperature", 1.0, "--pass-k", "1,2")
+    drawn = ["evaluation.samples=3", "evaluation.temperature=1.0", "evaluation.pass_k=[1,2]"]
+    sampled = run(*arguments, "--out", folder / "sampled", *drawn)
     assert sampled.returncode == 0, sampled.stderr
     assert "| k12 | 3 | pass@2 |" in sampled.stdout and "pass@3" not in sampled.stdout
     for record in lines(folder / "sampled" / "model" / "k12.jsonl"):
@@ -147,8 +148,14 @@ def test_samples_of_more_prompt_tokens_than_a_batch_holds(folder, tmp_path):
     text = "What is the sum of the two digits? " * 8
     items = [{"message": [{"role": "user", "content": f"{n}. {text}"}], "answer": "3"} for n in range(80)]
     (tmp_path / "many.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items), "utf-8")
-    arguments = [CONFIG, "--model", folder / "tuned", "--benchmark", "jsonl", "--data", tmp_path / "many.jsonl"]
-    arguments += ["--samples", 4, "--temperature", 1.0, "--out", tmp_path / "out", "rollout.max_response_tokens=8"]
+    arguments = [CONFIG, "--model", folder / "tuned", "--benchmark", f"jsonl={tmp_path / 'many.jsonl'}"]
+    arguments += [
+        "evaluation.samples=4",
+        "evaluation.temperature=1.0",
+        "--out",
+        tmp_path / "out",
+        "rollout.max_response_tokens=8",
+    ]
     done = run(*arguments, "evaluation.system_prompt=", "evaluation.prompt=plain")
     assert done.returncode == 0, done.stderr
     records = lines(tmp_path / "out" / "model" / "jsonl.jsonl")
@@ -172,20 +179,25 @@ BAD = [
     ([*TINY, "--model", "missing"], "--model: There is no folder 'missing'"),
     ([CONFIG, "--model", "base", "--compare", "missing"], "--compare: There is no folder 'missing'"),
     ([*TINY, "--model", "base"], "exceed the 2048 positions"),  # without the config's limits
-    ([CONFIG, "--model", "base", "--samples", 4], "evaluation.samples = 4 needs a temperature"),
-    ([CONFIG, "--model", "base", "--pass-k", "one"], "--pass-k 'one': expected whole numbers"),
-    ([CONFIG, "--model", "base", "--pass-k", "2"], "evaluation.pass_k = [2] does not fit"),
+    ([CONFIG, "--model", "base", "evaluation.samples=4"], "evaluation.samples = 4 needs a temperature"),
+    ([CONFIG, "--model", "base", "evaluation.pass_k=one"], "evaluation.pass_k"),
+    ([CONFIG, "--model", "base", "evaluation.pass_k=[2]"], "evaluation.pass_k = [2] does not fit"),
     ([CONFIG, "--model", "base", "--benchmark", "gsm8k=x"], "'gsm8k=x' is not NAME=PATH"),
-    ([CONFIG, "--model", "base", "--data", "x"], "--data goes with one --benchmark"),
-    ([CONFIG, "--model", "base", "--prompt", "loud"], "evaluation.prompt"),
+    ([CONFIG, "--model", "base", "evaluation.prompt=loud"], "evaluation.prompt"),
     ([CONFIG, "--model", "base", "launch.nodes=2"], "--generate model"),
     ([CONFIG, "other.yaml", "--model", "base"], "other.yaml: no such file"),
     ([CONFIG, "--model", "base", "evaluation.samplse=2"], "did you mean evaluation.samples?"),
     ([*TINY, "--responses", "missing.jsonl"], "missing.jsonl is no file"),
     ([*TINY, "--responses", "x", "--model", "base"], "--model would change nothing. Leave it out"),
-    ([*TINY, "--responses", "x", "--samples", 2, "--temperature", 1], "--samples, --temperature would change nothing"),
+    (
+        [*TINY, "--responses", "x", "evaluation.samples=2", "evaluation.temperature=1"],
+        "evaluation.samples, evaluation.temperature would change nothing",
+    ),
     ([*TINY, "--responses", "x", "--generate", "model"], "--generate would change nothing"),
-    ([*TINY, "--responses", "x", "--prompt", "plain", "--system", "y"], "--prompt, --system would change nothing"),
+    (
+        [*TINY, "--responses", "x", "evaluation.prompt=plain", "evaluation.system_prompt=y"],
+        "evaluation.prompt, evaluation.system_prompt would change nothing",
+    ),
     ([*TINY, "--responses", "x", "--overwrite"], "--overwrite would change nothing"),
 ]
 
@@ -227,7 +239,7 @@ VISTA |= {"6": "[20, 40, 30]", "7": "The answer is blue.", "8": "<answer>50%</an
 
 def test_responses_are_scored_without_a_model(tmp_path):
     file = said(tmp_path / "said.jsonl", {**VISTA, "9": "of no item"})
-    arguments = ["--responses", file, "--benchmark", "mathvista", "--data", SAMPLES / "mathvista"]
+    arguments = ["--responses", file, "--benchmark", f"mathvista={SAMPLES / 'mathvista'}"]
     started = time.monotonic()
     done = run(*arguments, "--out", tmp_path / "out", timeout=60)
     assert done.returncode == 0, done.stderr
@@ -253,7 +265,7 @@ def test_two_files_of_responses_side_by_side(tmp_path):
 def test_several_responses_to_each_item(tmp_path):
     answers = {str(n): ["<answer>3</answer>", "<answer>2</answer>"] for n in range(1, 9)}
     file = said(tmp_path / "said.jsonl", answers)
-    arguments = ["--responses", file, "--benchmark", f"mathvista={SAMPLES / 'mathvista'}", "--pass-k", "1,2"]
+    arguments = ["--responses", file, "--benchmark", f"mathvista={SAMPLES / 'mathvista'}", "evaluation.pass_k=[1,2]"]
     done = run(*arguments, "--out", tmp_path / "out", timeout=60)
     assert done.returncode == 0, done.stderr
     assert "| mathvista | 8 | pass@1 | 6.2 " in done.stdout and "| mathvista | 8 | pass@2 | 12.5 " in done.stdout

@@ -14,7 +14,10 @@ from tests.examples.pages import ROOT, commands, run_command
 PAGE = (ROOT / "docs" / "evaluation.md").read_text("utf-8")
 COMMANDS = commands("evaluation.md")
 # The tiny model is not the published one: short prompts and responses, few items, one rank.
-SMALL = " --limit 2 rollout.max_response_tokens=8 data.max_prompt_tokens=1024 precision.dtype=fp32 data.min_pixels=784"
+SMALL = (
+    " evaluation.max_prompts=2 rollout.max_response_tokens=8 data.max_prompt_tokens=1024 precision.dtype=fp32"
+    " data.min_pixels=784"
+)
 
 
 @pytest.fixture(scope="module")

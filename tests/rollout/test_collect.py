@@ -307,14 +307,14 @@ def test_broken_pictures_are_refused_where_bad_input_is_skipped():
     assert collected.counters["rollout/refused"] == 1
 
 
-@pytest.mark.parametrize("truncated", ["keep", "mask", "penalise"])
-def test_penalised_responses_score_nothing_and_the_filter_sees_that(truncated):
+@pytest.mark.parametrize("truncated", ["keep", "mask", "penalize"])
+def test_penalized_responses_score_nothing_and_the_filter_sees_that(truncated):
     def body():
         engine = RecordingEngine(truncated={0, 1})
         return make_collector([2, 3, 4], engine, truncated=truncated, filter={"refill": False}).collect(1)
 
     collected = on_one_rank(body)
-    if truncated != "penalise":
+    if truncated != "penalize":
         assert ids(collected.groups) == ["p0", "p1"]
         assert [s.rewards["accuracy"] for s in collected.groups[0].samples] == [1.0, 1.0, 0.0, 0.0]
         return

@@ -73,14 +73,14 @@ def options(reduction="token_mean", truncated="keep", max_tokens=64) -> Config:
     ("reduction", "truncated", "expected"),
     [
         ("token_mean", "keep", [1 / 10, 1 / 10, 1 / 10, 0, 1 / 10]),  # of 2 + 4 + 1 + 0 + 3 tokens
-        ("token_mean", "penalise", [1 / 10, 1 / 10, 1 / 10, 0, 1 / 10]),  # acts on rewards alone
+        ("token_mean", "penalize", [1 / 10, 1 / 10, 1 / 10, 0, 1 / 10]),  # acts on rewards alone
         ("token_mean", "mask", [1 / 5, 0, 0, 0, 1 / 5]),  # of 2 + 3
         ("sample_mean", "keep", [1 / 8, 1 / 16, 1 / 4, 0, 1 / 12]),  # four samples with tokens
         ("sample_mean", "mask", [1 / 4, 0, 0, 0, 1 / 6]),  # two
     ],
 )
 def test_weights_count_what_is_trained(reduction, truncated, expected):
-    groups = GROUPS if truncated == "penalise" else treated(GROUPS, truncated)
+    groups = GROUPS if truncated == "penalize" else treated(GROUPS, truncated)
     batch = make_update(groups, options(reduction, truncated), policy_stub())
     torch.testing.assert_close(batch.weights, torch.tensor(expected), rtol=1e-6, atol=0)  # float32 quotients
     # Masked samples still count in their group's baseline: (1 + 0) / 2 and (2 + 5 + 2) / 3.
