@@ -123,7 +123,7 @@ def _megatron_logits(source: ModelSource, prompts: list[Prompt], pixels: PixelSo
         dist.init_process_group(backend, init_method=f"file://{rendezvous}/store", rank=0, world_size=1)
         try:
             process_groups = groups.start(Layout(), seed=0)
-            model = build_model(source, config, process_groups)
+            model = build_model(source, config.model, config.parallel, config.precision, process_groups)
             load_megatron(source.path, model, named_weights(model), source.info)
             return list(_forward(model[0], source.info, prompts, pixels))
         finally:

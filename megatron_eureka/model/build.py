@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from megatron.core.process_groups_config import ProcessGroupCollection
 
-from megatron_eureka.config.schema import Config
+from megatron_eureka.config.schema import Model, Parallel, Precision
 from megatron_eureka.families.source import ModelSource
 from megatron_eureka.model.chunk import Chunk
 from megatron_eureka.model.spec import transformer_config, uses_transformer_engine
@@ -13,17 +13,19 @@ from megatron_eureka.parallel import cpu_shim
 from megatron_eureka.parallel.groups import device
 
 
-def build_model(source: ModelSource, config: Config, groups: ProcessGroupCollection) -> list[Chunk]:
+def build_model(
+    source: ModelSource, options: Model, parallel: Parallel, precision: Precision, groups: ProcessGroupCollection
+) -> list[Chunk]:
     """This rank's chunks of a model, without its weights: one chunk, or `parallel.vpp` of them."""
     build: type[Chunk] = source.family.named("chunk")
-    core_config = transformer_config(source.info, config)
-    engine = uses_transformer_engine(config.model.spec)
+    core_config = transformer_config(source.info, parallel, precision)
+    engine = uses_transformer_engine(options.spec)
     chunks = []
     with cpu_shim.cuda_method_stays():
-        for vp_stage in range(config.parallel.vpp):
-            chunk = build(source, core_config, engine, groups, vp_stage if config.parallel.vpp > 1 else None)
+        for vp_stage in range(parallel.vpp):
+            chunk = build(source, core_config, engine, groups, vp_stage if parallel.vpp > 1 else None)
             if chunk.visual is not None:
-                _prepare_tower(chunk.visual, config.model.freeze_vision)
+                _prepare_tower(chunk.visual, options.freeze_vision)
             chunks.append(chunk.to(device()))
     return chunks
 

@@ -13,7 +13,7 @@ from megatron.core.transformer.transformer_block import TransformerBlockSubmodul
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from megatron_eureka.config.model_info import ModelInfo
-from megatron_eureka.config.schema import Config
+from megatron_eureka.config.schema import Parallel, Precision
 from megatron_eureka.model.attention import SegmentAttention
 from megatron_eureka.model.norm import RMSNorm
 
@@ -39,9 +39,9 @@ def uses_transformer_engine(choice: str) -> bool:
     return missing is None
 
 
-def transformer_config(info: ModelInfo, config: Config) -> TransformerConfig:
+def transformer_config(info: ModelInfo, parallel: Parallel, precision: Precision) -> TransformerConfig:
     """Megatron-Core's view of the language model under this run's layout and precision."""
-    parallel, dtype = config.parallel, DTYPES[config.precision.dtype]
+    dtype = DTYPES[precision.dtype]
     recompute = {}
     if parallel.recompute == "full":
         recompute = {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}

@@ -175,12 +175,12 @@ def build_policy(
 def _load_model(config: Config, source: ModelSource, layout: Layout, groups: ProcessGroupCollection) -> list[Chunk]:
     """This rank's chunks with their weights, whichever kind of folder they are in."""
     logger.info("weights from the %s", source.folder)
+    if source.has_hf_weights:
+        check_hf_keys(source.path, source.info)
+    model = build_model(source, config.model, config.parallel, config.precision, groups)
     if not source.has_hf_weights:
-        model = build_model(source, config, groups)
         load_megatron(source.path, model, named_weights(model), source.info)
         return model
-    check_hf_keys(source.path, source.info)
-    model = build_model(source, config, groups)
     with torch.no_grad():
         load_hf(source.path, named_weights(model), source.info, coordinates(layout).tp, layout.tp)
     return model

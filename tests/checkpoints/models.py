@@ -25,7 +25,7 @@ def build(hf: Path, layout: Layout, dtype: str = "fp32", te: bool = False):
     if te:  # the rank is a process of its own
         chunk.block_spec = te_names.block_spec
     config = config_for(str(hf), layout, precision={"dtype": dtype}, freeze_vision=True)
-    chunks = build_model(ModelSource.open(hf), config, process_groups)
+    chunks = build_model(ModelSource.open(hf), config.model, config.parallel, config.precision, process_groups)
     with torch.no_grad():
         for parameter in named_weights(chunks).values():
             parameter.fill_(torch.nan)

@@ -105,10 +105,11 @@ def stock_model(rank, world, hf, folder, program):
     from tests.model.reference import config_for
 
     info, layout = ModelSource.open(hf).info, Layout(tp=2)
+    config = config_for(str(hf), layout)
     groups.start(layout, seed=1, timeout_s=60)
     with cpu_shim.cuda_method_stays():
         gpt_model = GPTModel(
-            transformer_config(info, config_for(str(hf), layout)),
+            transformer_config(info, config.parallel, config.precision),
             get_gpt_layer_local_spec(normalization="RMSNorm"),
             info.vocab_size,
             info.max_positions,

@@ -75,7 +75,8 @@ def test_layers_lie_on_megatron_cores_stages(name):
     info = info_of(name)
     rules = {stored_tensor(rule).layer: rule for rule in stored_rules(info)}
     for pp, vpp in pipelines(info.num_layers):
-        core = transformer_config(info, config_for("", Layout(pp=pp, vpp=vpp)))
+        config = config_for("", Layout(pp=pp, vpp=vpp))
+        core = transformer_config(info, config.parallel, config.precision)
         ours = [pipeline_stage(rules[layer], info.num_layers, pp, vpp) for layer in range(info.num_layers)]
         theirs = [-1] * info.num_layers
         per_chunk = info.num_layers // (pp * vpp)
@@ -97,7 +98,9 @@ def on_fake_tensors(rank, world, folder, tp, tp_rank):
     process_groups = groups.start(Layout(tp=tp), seed=0)
     torch.nn.Module.to = lambda self, *_, **__: self  # all is on the CPU, and fake parameters cannot be moved
     with FakeTensorMode(), cpu_shim.cuda_method_stays():
-        chunks = build_model(ModelSource.open(folder), config_for(str(folder), Layout(tp=tp)), process_groups)
+        config = config_for(str(folder), Layout(tp=tp))
+        source = ModelSource.open(folder)
+        chunks = build_model(source, config.model, config.parallel, config.precision, process_groups)
         state = chunks[0].sharded_state_dict()
         apply_factories(state)
     items = list(nested_values(state))
