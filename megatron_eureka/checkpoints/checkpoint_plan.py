@@ -25,7 +25,7 @@ from megatron_eureka.checkpoints.stored import (
 )
 from megatron_eureka.checkpoints.torch_dist import StoredBox, empty_object
 from megatron_eureka.config.model_info import ModelInfo
-from megatron_eureka.weights.layout import Cut
+from megatron_eureka.weights.cuts import Cut
 from megatron_eureka.weights.table import Rule, hf_tensors
 
 MAX_BOX_BYTES = 16 << 20  # a rank that reads a box holds all of it in memory

@@ -11,7 +11,7 @@ from megatron_eureka.checkpoints.finite import check_finite
 from megatron_eureka.checkpoints.hf_reader import HfReader
 from megatron_eureka.checkpoints.keys import check_source
 from megatron_eureka.config.model_info import ModelInfo
-from megatron_eureka.weights.layout import cut_dim, cuts, match_rules
+from megatron_eureka.weights.cuts import cut_dim, cuts, match_rules
 from megatron_eureka.weights.table import check_tp_size
 
 

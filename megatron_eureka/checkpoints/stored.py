@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from megatron_eureka.config.model_info import ModelInfo
-from megatron_eureka.weights.layout import Cut, cuts, shard_shape
+from megatron_eureka.weights.cuts import Cut, cuts, shard_shape
 from megatron_eureka.weights.table import Rule, table
 
 LAYERS = "language_model.decoder.layers."

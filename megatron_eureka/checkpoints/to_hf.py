@@ -18,7 +18,7 @@ from megatron_eureka.checkpoints.streaming import Streamer, default_workers
 from megatron_eureka.checkpoints.torch_dist_reader import TorchDistReader
 from megatron_eureka.families.source import ModelSource
 from megatron_eureka.log import ByteProgress
-from megatron_eureka.weights.layout import Cut
+from megatron_eureka.weights.cuts import Cut
 from megatron_eureka.weights.table import HfTensor, Rule, hf_tensors
 
 

@@ -191,13 +191,13 @@ def _explain(error: ValidationError, origins: Mapping[str, str]) -> str:
     fields = option_fields()
     lines = []
     for problem in error.errors():
-        place = ".".join(str(part) for part in problem["loc"])
-        name = next((option for option in fields if place == option or place.startswith(f"{option}.")), place)
+        given = ".".join(str(part) for part in problem["loc"])
+        name = next((option for option in fields if given == option or given.startswith(f"{option}.")), given)
         expected = problem["msg"].replace("Input should be", "expected")
         if problem["type"] == "list_type":
             expected += f", written as [{problem['input']}]"
-            expected += f'; in a shell: "{place}=[{problem["input"]}]"' if origins.get(name) == COMMAND_LINE else ""
-        line = f"{origins.get(name, 'default')}: {place} = {problem['input']!r}: {expected}."
+            expected += f'; in a shell: "{given}=[{problem["input"]}]"' if origins.get(name) == COMMAND_LINE else ""
+        line = f"{origins.get(name, 'default')}: {given} = {problem['input']!r}: {expected}."
         if name in fields:
             line += f" {name}: {fields[name].description}"
         if line not in lines:

@@ -81,7 +81,7 @@ class ColocatedEngine(DealtEngine):
 
         All ranks of an engine pass the same arguments. Samples of one prompt are separate requests to vLLM, each with
         its own seed; the prompt is computed once through the prefix cache. `on_samples` is told of each request that
-        was not refused, by its place, when its last sample is finished.
+        was not refused, by its index, when its last sample is finished.
 
         Raises:
             RuntimeError: the weights are not usable, or vLLM failed.
@@ -93,38 +93,38 @@ class ColocatedEngine(DealtEngine):
                 "it started empty or since one failed. Update its weights completely before generating."
             )
         results: dict[int, tuple[Sample, ...] | Refusal] = {
-            place: refusal
-            for place, request in enumerate(requests)
+            index: refusal
+            for index, request in enumerate(requests)
             if (refusal := self._refuse(request, sampling)) is not None
         }
-        asked = {place: request for place, request in enumerate(requests) if place not in results}
+        asked = {index: request for index, request in enumerate(requests) if index not in results}
         with self._vllm("failed to generate"):
-            for place, outputs in progress(self._finished(asked, sampling), "generating", len(asked)):
-                results[place] = result = self._samples(asked[place], outputs)
+            for index, outputs in progress(self._finished(asked, sampling), "generating", len(asked)):
+                results[index] = result = self._samples(asked[index], outputs)
                 if on_samples is not None and not isinstance(result, Refusal):
-                    on_samples(place, result)
-        return [results[place] for place in range(len(requests))]
+                    on_samples(index, result)
+        return [results[index] for index in range(len(requests))]
 
     def _finished(
         self, asked: dict[int, GenerateRequest], sampling: SamplingOptions
     ) -> Iterator[tuple[int, list[RequestOutput]]]:
-        """(place, its outputs, one a seed) when the last of them is done; `LLM.generate` tells of all together."""
+        """(index, its outputs, one a seed) when the last of them is done; `LLM.generate` tells of all together."""
         if not asked:
             return
-        draws = [(place, index) for place, request in asked.items() for index in range(len(request.seeds))]
-        prompts = [vllm_prompt(asked[place]) for place, _ in draws]
-        parameters = [self._parameters(sampling, asked[place].seeds[index]) for place, index in draws]
+        draws = [(index, draw) for index, request in asked.items() for draw in range(len(request.seeds))]
+        prompts = [vllm_prompt(asked[index]) for index, _ in draws]
+        parameters = [self._parameters(sampling, asked[index].seeds[draw]) for index, draw in draws]
         names = self._llm.enqueue(prompts, parameters, use_tqdm=False)  # "7-1f03c2aa" of what comes out as "7"
-        draw_of = {name.partition("-")[0]: draw for name, draw in zip(names, draws, strict=True)}
-        outputs: dict[int, dict[int, RequestOutput]] = {place: {} for place in asked}
+        of_name = {name.partition("-")[0]: pair for name, pair in zip(names, draws, strict=True)}
+        outputs: dict[int, dict[int, RequestOutput]] = {index: {} for index in asked}
         while self._llm.llm_engine.has_unfinished_requests():
             for output in self._llm.llm_engine.step():
                 if output.finished:
-                    place, index = draw_of[output.request_id]
-                    outputs[place][index] = output
-                    if len(outputs[place]) == len(asked[place].seeds):
-                        done = outputs.pop(place)
-                        yield place, [done[index] for index in range(len(done))]
+                    index, draw = of_name[output.request_id]
+                    outputs[index][draw] = output
+                    if len(outputs[index]) == len(asked[index].seeds):
+                        done = outputs.pop(index)
+                        yield index, [done[draw] for draw in range(len(done))]
 
     def update_weights(self, source: WeightSource, version: int | None = None) -> None:
         """Take the trainer's weights, all ranks of the job together.

@@ -45,7 +45,7 @@ class DealtEngine(ABC):
         """For each request to this rank's engine its samples, one a seed, in order; or why it was refused.
 
         Args:
-            on_samples: told of each request that was not refused, by its place in `requests`, when its last sample is
+            on_samples: told of each request that was not refused, by its index in `requests`, when its last sample is
                 finished and others are being generated; it shall not wait.
         """
 
@@ -61,8 +61,8 @@ class DealtEngine(ABC):
     ) -> list[Group | Refusal]:
         """A collective over the whole job: each engine draws its share, and its first rank has it scored."""
         mine = range(self.engine_index, len(prompts), self.num_engines)
-        requests = {place: _request(prompts[place], self.images, seeds[place], refuse_broken) for place in mine}
-        asked = [place for place, request in requests.items() if not isinstance(request, Refusal)]
+        requests = {index: _request(prompts[index], self.images, seeds[index], refuse_broken) for index in mine}
+        asked = [index for index, request in requests.items() if not isinstance(request, Refusal)]
         pending: dict[int, Pending] = {}
         # the other ranks of an engine draw the same tokens
         leads = dist.get_rank() % (dist.get_world_size() // self.num_engines) == 0
@@ -72,14 +72,14 @@ class DealtEngine(ABC):
 
         with timer("rollout"):
             on_samples = score if leads and on_group is not None else None
-            drawn = self.generate([requests[place] for place in asked], sampling, on_samples)
+            drawn = self.generate([requests[index] for index in asked], sampling, on_samples)
         results = {**requests, **dict(zip(asked, drawn, strict=True))}
         with timer("reward"):  # of the last ones; the slowest engine's share of the waiting is in here
-            for place, rewards in pending.items():
-                pairs = zip(results[place], rewards.result(), strict=True)
-                results[place] = tuple(replace(sample, rewards=found) for sample, found in pairs)
+            for index, rewards in pending.items():
+                pairs = zip(results[index], rewards.result(), strict=True)
+                results[index] = tuple(replace(sample, rewards=found) for sample, found in pairs)
             everything = share(results if leads else {})
-        found = (everything[place] for place in range(len(prompts)))
+        found = (everything[index] for index in range(len(prompts)))
         return [
             result if isinstance(result, Refusal) else Group(prompt, result)
             for prompt, result in zip(prompts, found, strict=True)

@@ -135,13 +135,13 @@ class Engine(Protocol):
         ...
 
 
-def sampling_seed(run_seed: int, step: int, place: int, sample_index: int) -> int:
+def sampling_seed(run_seed: int, step: int, position: int, sample_index: int) -> int:
     """The seed of one response: a stable hash of what names it, in [0, 2^63).
 
     A resumed run or another number of engines draws the same responses.
 
     Args:
-        place: of the prompt in the stream, counted over epochs, so that a prompt that comes twice is drawn anew.
+        position: of the prompt in the stream, counted over epochs, so that a prompt that comes twice is drawn anew.
     """
-    text = f"{run_seed}/{step}/{place}/{sample_index}".encode()
+    text = f"{run_seed}/{step}/{position}/{sample_index}".encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1

@@ -14,7 +14,7 @@ from megatron_eureka.types import FinishReason, Sample, VersionSpan
 
 MAIN_RANK = 0  # which logs
 
-Results = Mapping[int, tuple[Sample, ...] | Refusal]  # by the place of the prompt
+Results = Mapping[int, tuple[Sample, ...] | Refusal]  # by the index of the prompt
 
 _REASONS = tuple(FinishReason)
 
@@ -25,33 +25,33 @@ def share(mine: Results) -> dict[int, tuple[Sample, ...] | Refusal]:
     Log-probs travel as float32, which is what engines compute; rewards as float64.
 
     Args:
-        mine: of the prompts that this rank answers for, with rewards; each place is one rank's.
+        mine: of the prompts that this rank answers for, with rewards; each index is one rank's.
     """
-    refused = {place: result for place, result in mine.items() if isinstance(result, Refusal)}
-    samples = [(place, sample) for place, result in mine.items() if place not in refused for sample in result]
-    refusals = {place: (refusal.prompt_id, refusal.reason) for place, refusal in refused.items()}
+    refused = {index: result for index, result in mine.items() if isinstance(result, Refusal)}
+    samples = [(index, sample) for index, result in mine.items() if index not in refused for sample in result]
+    refusals = {index: (refusal.prompt_id, refusal.reason) for index, refusal in refused.items()}
     names = tuple(dict.fromkeys(name for _, sample in samples for name in sample.rewards))
     texts: list[list[str]] | None = [[]] * dist.get_world_size() if dist.get_rank() == MAIN_RANK else None
     dist.gather_object([sample.text for _, sample in samples], texts, dst=MAIN_RANK)
     notes: list[tuple[tuple[str, ...], dict[int, tuple[str, str]]]] = [((), {})] * dist.get_world_size()
     dist.all_gather_object(notes, (names, refusals))  # a few words a rank
-    integers = _gather([n for place, sample in samples for n in _integers(place, sample)], torch.int64)
+    integers = _gather([n for index, sample in samples for n in _integers(index, sample)], torch.int64)
     logprobs = _gather([value for _, sample in samples for value in sample.engine_logprobs], torch.float32)
     rewards = _gather([sample.rewards.get(name, 0.0) for _, sample in samples for name in names], torch.float64)
     found: dict[int, tuple[Sample, ...] | Refusal] = {}
     for rank, (rank_names, rank_refusals) in enumerate(notes):
-        found |= {place: Refusal(*words) for place, words in rank_refusals.items()}
+        found |= {index: Refusal(*words) for index, words in rank_refusals.items()}
         rank_texts = texts[rank] if texts is not None else None
-        for place, sample in _samples(integers[rank], logprobs[rank], rewards[rank], rank_names, rank_texts):
-            found[place] = (*found.get(place, ()), sample)
+        for index, sample in _samples(integers[rank], logprobs[rank], rewards[rank], rank_names, rank_texts):
+            found[index] = (*found.get(index, ()), sample)
     return found
 
 
-def _integers(place: int, sample: Sample) -> list[int]:
+def _integers(index: int, sample: Sample) -> list[int]:
     """A sample's integers: where it belongs, lengths, then spans, mask and tokens."""
     lengths = [len(sample.token_ids), len(sample.versions), len(sample.trained)]
     spans = [number for span in sample.versions for number in span]
-    return [place, _REASONS.index(sample.finish_reason), *lengths, *spans, *sample.trained, *sample.token_ids]
+    return [index, _REASONS.index(sample.finish_reason), *lengths, *spans, *sample.trained, *sample.token_ids]
 
 
 def _samples(
@@ -65,7 +65,7 @@ def _samples(
     found: list[tuple[int, Sample]] = []
     at = token = 0
     while at < len(integers):
-        place, reason, *sizes = integers[at : at + 5]
+        index, reason, *sizes = integers[at : at + 5]
         num_tokens, num_spans, num_trained = sizes
         ends = list(accumulate((2 * num_spans, num_trained, num_tokens), initial=at + 5))
         spans, trained, tokens = (integers[start:end] for start, end in zip(ends, ends[1:], strict=False))
@@ -80,7 +80,7 @@ def _samples(
             dict(zip(names, values, strict=True)),
             tuple(bool(flag) for flag in trained),
         )
-        found.append((place, sample))
+        found.append((index, sample))
         at, token = ends[-1], token + num_tokens
     return found
 

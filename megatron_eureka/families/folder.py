@@ -75,12 +75,12 @@ def _refuse_adapter(path: Path) -> None:
 
 def checkpoints_inside(path: Path) -> str:
     """A sentence about the Megatron checkpoints in a folder, for those who gave it instead of one of them."""
-    places = [path, path / "checkpoints"]  # a folder of checkpoints; a run
+    parents = [path, path / "checkpoints"]  # a folder of checkpoints; a run
     inside = [
         str(child.relative_to(path))
-        for place in places
-        if place.is_dir()
-        for child in sorted(place.iterdir())
+        for parent in parents
+        if parent.is_dir()
+        for child in sorted(parent.iterdir())
         if is_megatron_checkpoint(child)
     ]
     return f" It holds the checkpoints {', '.join(inside)}: give one of them." if inside else ""

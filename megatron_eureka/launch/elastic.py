@@ -1,4 +1,4 @@
-"""Start a job's ranks on this machine with torch's elastic agent, and name the rank that was to blame when it fails."""
+"""Start a job's ranks on this machine with torch's elastic agent, and name the rank that failed first when it fails."""
 
 from __future__ import annotations
 
@@ -79,7 +79,9 @@ def launch_ranks(arguments: Sequence[str], num_ranks: int, module: str = "megatr
         try:
             elastic_launch(config, sys.executable)("-m", module, *arguments)
         except ChildFailedError as error:
-            code, text = blame({rank: failure.exitcode for rank, failure in error.failures.items()}, Path(errors))
+            code, text = first_failure(
+                {rank: failure.exitcode for rank, failure in error.failures.items()}, Path(errors)
+            )
             sys.stderr.write(text)
             return code
         except SignalException as error:
@@ -88,7 +90,7 @@ def launch_ranks(arguments: Sequence[str], num_ranks: int, module: str = "megatr
     return 0
 
 
-def blame(exit_codes: dict[int, int], errors: Path) -> tuple[int, str]:
+def first_failure(exit_codes: dict[int, int], errors: Path) -> tuple[int, str]:
     """The exit code and the message of a failed job, the culprit first.
 
     A rank that a signal ended comes before one that raised: what the others raised then are its missing answers. Among

@@ -73,8 +73,8 @@ def packed_row(segments: tuple[Segment, ...], device: torch.device, dtype: torch
     if device.type == "cuda" and dtype in (torch.bfloat16, torch.float16) and flash_attention() is not None:
         return PackedRow(flash=flash_index(segments, device))
     ranges = [pair for segment in segments for pair in segment.key_ranges]
-    cuts = sorted({0, segments[-1].end, *(place for pair in ranges for place in pair)})
-    number = {place: index for index, place in enumerate(cuts)}
+    cuts = sorted({0, segments[-1].end, *(bound for pair in ranges for bound in pair)})
+    number = {bound: index for index, bound in enumerate(cuts)}
 
     def between(start, end):
         return range(number[start], number[end])

@@ -1,7 +1,7 @@
 """The one table of weights: each Megatron parameter of a model, the Hugging Face tensors it is made of, and how.
 
 Everything that moves weights (loading, export, the live sync, offline tools) reads `table`. The rules are the family's;
-what a rule means for a rank is in `layout.py`.
+what a rule means for a rank is in `cuts.py`.
 """
 
 from __future__ import annotations

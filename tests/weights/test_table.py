@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from megatron_eureka.families import on_disk_name, read_sizes
 from megatron_eureka.families.source import ModelSource
 from megatron_eureka.weights import check_tp_size, hf_tensors, hf_to_shard, rules_by_name, shards_to_hf, table
-from megatron_eureka.weights.layout import shard_shape
+from megatron_eureka.weights.cuts import shard_shape
 from megatron_eureka.weights.table import TABLE_VERSION
 
 # hidden, layers, q heads, kv heads, FFN, vocabulary, tied, tower FFN, parameters as published on the model pages
