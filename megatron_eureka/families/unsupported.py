@@ -40,8 +40,8 @@ def _rope(prefix: str, section: Mapping[str, Any], plain: Sequence[str]) -> Iter
             if kind not in plain:
                 yield (
                     f"{prefix}{key}.{name} is {kind!r}: the engine scales the rotary positions so, the trainer has "
-                    f"only {' and '.join(plain)}, and their probabilities would differ. Set it to {plain[-1]!r} and remove "
-                    "its factors, to train and to use the model without the extension."
+                    f"only {' and '.join(plain)}, and their probabilities would differ. Set it to {plain[-1]!r} and "
+                    "remove its factors, to train and to use the model without the extension."
                 )
         if rope.get("partial_rotary_factor", 1.0) != 1.0:
             yield f"{prefix}{key}.partial_rotary_factor is {rope['partial_rotary_factor']!r}, the trainer has only 1."
