@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -11,7 +11,8 @@ from megatron_eureka.config.schema import Config
 from megatron_eureka.data.packing import Item, pack, plan_rows, round_up, split_item
 from megatron_eureka.rl.reductions import sample_weights
 from megatron_eureka.train.policy import Policy
-from megatron_eureka.types import Group, MicroBatch, Sample
+from megatron_eureka.train.train_row import TrainRow
+from megatron_eureka.types import Group, ImageKey, MicroBatch, Sample
 
 
 @dataclass(frozen=True)
@@ -19,23 +20,17 @@ class UpdateBatch:
     """One optimizer step's samples: all of them by number, and this replica's rows of them."""
 
     samples: tuple[Sample, ...]  # [samples of the global update]
-    weights: torch.Tensor  # [samples] float32, of each trained token of a sample in the loss
-    stale: torch.Tensor  # [samples] bool, drawn by an older policy than the one the step starts from
-    rows: tuple[MicroBatch, ...]  # this replica's
+    rows: tuple[TrainRow, ...]  # this replica's
+    mismatch: dict[str, float] = field(default_factory=dict)  # of engine and trainer, see `correction_metrics`
 
-    def engine_logprobs(self, row: MicroBatch) -> torch.Tensor:
-        """[targets] float32 of a row, as the engine reported them; NaN for a token that it did not draw."""
-        return torch.tensor([value for sample in self._present(row) for value in sample.engine_logprobs])
+    @property
+    def images(self) -> list[ImageKey]:
+        """Of this replica's rows, as often as they stand there."""
+        return [image for row in self.rows for image in row.micro_batch.images]
 
-    def token_weights(self, row: MicroBatch) -> torch.Tensor:
-        """[targets] float32 of a row in the loss; 0 for a token that is not trained."""
-        if not any(sample.trained for sample in self.samples):
-            return self.weights[row.sample_index]
-        masks = [sample.trained or (True,) * len(sample.token_ids) for sample in self._present(row)]
-        return self.weights[row.sample_index] * torch.tensor([trained for mask in masks for trained in mask])
-
-    def _present(self, row: MicroBatch) -> list[Sample]:
-        return [self.samples[sample] for sample in row.sample_index.unique_consecutive().tolist()]
+    def with_advantages(self, advantages: torch.Tensor) -> UpdateBatch:
+        """The batch with an advantage at every target; [samples] float32."""
+        return replace(self, rows=tuple(replace(row, advantages=advantages[row.sample_index]) for row in self.rows))
 
 
 def cut_into_updates(groups: Sequence[Group], samples_per_update: int) -> list[list[Group]]:
@@ -65,11 +60,21 @@ def make_update(groups: Sequence[Group], config: Config, policy: Policy, policy_
         numbers = tuple(range(first, first + len(group.samples)))
         first += len(group.samples)
         items.append(Item(group.prompt, tuple(sample.token_ids for sample in group.samples), numbers))
-    return UpdateBatch(
-        samples=samples,
-        weights=torch.tensor(weights),
-        stale=torch.tensor([sample.policy_version < policy_version for sample in samples]),
-        rows=tuple(make_rows(items, config, policy)),
+    stale = torch.tensor([sample.policy_version < policy_version for sample in samples])
+    rows = [_train_row(row, samples, torch.tensor(weights), stale) for row in make_rows(items, config, policy)]
+    return UpdateBatch(samples, tuple(rows))
+
+
+def _train_row(row: MicroBatch, samples: Sequence[Sample], weights: torch.Tensor, stale: torch.Tensor) -> TrainRow:
+    """A packed row with what is known of its targets before any pass; weights and stale [samples]."""
+    present = [samples[number] for number in row.sample_index.unique_consecutive().tolist()]
+    masks = [sample.trained or (True,) * len(sample.token_ids) for sample in present]
+    trained = torch.tensor([trained for mask in masks for trained in mask], dtype=torch.bool)
+    return TrainRow(
+        row,
+        token_weights=weights[row.sample_index] * trained,
+        engine_logprobs=torch.tensor([value for sample in present for value in sample.engine_logprobs]),
+        stale=stale[row.sample_index],
     )
 
 

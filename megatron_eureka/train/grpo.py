@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 
 import torch
 import torch.distributed as dist
@@ -20,7 +19,7 @@ from megatron_eureka.train.batch import UpdateBatch, cut_into_updates, make_upda
 from megatron_eureka.train.engine_check import check_engine
 from megatron_eureka.train.evaluation import evaluate_if
 from megatron_eureka.train.export import export
-from megatron_eureka.train.logprob_passes import Logprobs, kl_by_sample, logprobs_of, old_logprobs
+from megatron_eureka.train.logprob_passes import kl_by_sample, with_old_logprobs, with_reference
 from megatron_eureka.train.rollout_metrics import (
     advantage_metrics,
     performance,
@@ -48,11 +47,11 @@ def train(config: Config, source: ModelSource, name: str) -> None:
         started = time.perf_counter()
         collected = collect(session, step)
         batches = make_batches(session, collected)
-        passes = compute_logprobs(session, batches)
-        advantages = compute_advantages(session, collected, batches, passes)
-        metrics = update_policy(session, batches, passes, advantages)
+        batches = compute_logprobs(session, batches)
+        advantages = compute_advantages(session, collected, batches)
+        metrics = update_policy(session, batches, advantages)
         push_weights(session)
-        log(session, step, collected, batches, passes, advantages, metrics, time.perf_counter() - started)
+        log(session, step, collected, batches, advantages, metrics, time.perf_counter() - started)
         evaluate_if(session, step, session.run.is_due(step, config.evaluation.every))
         save_if(session, step, session.run.is_due(step, config.checkpoint.every))
     finish(session)
@@ -72,55 +71,47 @@ def make_batches(session: Session, collected: Collected) -> list[UpdateBatch]:
         version = session.engine.policy_version
         batches = [make_update(groups, run.config, run.policy, version) for groups in chunks]
         if run.policy.encoder is not None:
-            images = [image for batch in batches for row in batch.rows for image in row.images]
+            images = [image for batch in batches for image in batch.images]
             session.images_asked = run.policy.encoder.remember(images)
     return batches
 
 
-def compute_logprobs(session: Session, batches: list[UpdateBatch]) -> list[Logprobs]:
+def compute_logprobs(session: Session, batches: list[UpdateBatch]) -> list[UpdateBatch]:
     """Log-probs of all updates' rows under the weights that the step starts from, and under the reference.
 
     At the first step they are held against the engine's; see `check_engine` for what it raises.
     """
     run = session.run
     with run.timers("old_logprob"):
-        passes = [old_logprobs(run.policy, batch) for batch in batches]
+        batches = [with_old_logprobs(run.policy, batch) for batch in batches]
     if not session.compared:
-        session.compared = check_engine(merge_totals([found.totals for found in passes]), run.config)
+        session.compared = check_engine(merge_totals([batch.mismatch for batch in batches]), run.config)
     if session.reference is None:
-        return passes
+        return batches
     with run.timers("ref_logprob"), session.reference.in_place():
-        return [
-            replace(found, reference=logprobs_of(run.policy, batch))
-            for found, batch in zip(passes, batches, strict=True)
-        ]
+        return [with_reference(run.policy, batch) for batch in batches]
 
 
-def compute_advantages(
-    session: Session, collected: Collected, batches: list[UpdateBatch], passes: list[Logprobs]
-) -> StepAdvantages:
+def compute_advantages(session: Session, collected: Collected, batches: list[UpdateBatch]) -> StepAdvantages:
     """Advantages of the step's samples from their rewards, less the KL penalty where it is one of the reward."""
     run, options = session.run, session.run.config.algorithm
     penalties = None
     if session.reference is not None and options.kl.place == "reward":
-        pairs = zip(batches, passes, strict=True)
-        penalties = options.kl.coef * torch.cat([kl_by_sample(run.policy, batch, found) for batch, found in pairs])
+        penalties = options.kl.coef * torch.cat([kl_by_sample(run.policy, batch) for batch in batches])
     return step_advantages(collected.groups, options, penalties)
 
 
-def update_policy(
-    session: Session, batches: list[UpdateBatch], passes: list[Logprobs], advantages: StepAdvantages
-) -> list[dict[str, float]]:
+def update_policy(session: Session, batches: list[UpdateBatch], advantages: StepAdvantages) -> list[dict[str, float]]:
     """One optimizer step a batch; returns the metrics of each."""
     run = session.run
     planned = updates_per_step(run.config)
     of_batch = advantages.values.split([len(batch.samples) for batch in batches])
     with run.timers("update"):
         metrics: list[dict[str, float]] = []
-        for batch, found, values in zip(batches, passes, of_batch, strict=True):
+        for batch, values in zip(batches, of_batch, strict=True):
             # A step takes its planned share of the schedule, however many groups the filter left.
             place = planned * (run.step + len(metrics) / len(batches))
-            result = update(run.policy, batch, found, values, place, planned * run.config.train.steps)
+            result = update(run.policy, batch.with_advantages(values), place, planned * run.config.train.steps)
             metrics.append(result)
             run.updates += 1
     return metrics
@@ -144,7 +135,6 @@ def log(
     step: int,
     collected: Collected,
     batches: list[UpdateBatch],
-    passes: list[Logprobs],
     advantages: StepAdvantages,
     updates: list[dict[str, float]],
     seconds: float,
@@ -152,7 +142,7 @@ def log(
     """Metrics, rollouts and the console line of a step."""
     run = session.run
     metrics = over_updates(updates)
-    metrics |= correction_metrics(merge_totals([found.totals for found in passes]))
+    metrics |= correction_metrics(merge_totals([batch.mismatch for batch in batches]))
     metrics |= rollout_metrics(collected, session.engine.policy_version)
     metrics |= advantage_metrics(advantages, run.config.algorithm)
     warn_of_mismatch(metrics, run.config.algorithm.correction.alarm)
@@ -160,7 +150,7 @@ def log(
     metrics |= step_counts(session)
     metrics["rollout/policy_version"] = float(session.engine.policy_version)
     metrics |= performance(collected, seconds)
-    metrics |= throughput(run.policy, [row for batch in batches for row in batch.rows], run.timers)
+    metrics |= throughput(run.policy, [row.micro_batch for batch in batches for row in batch.rows], run.timers)
     console = {
         "reward": f"{metrics['reward/total/mean']:.3f}",
         "accuracy": f"{metrics['reward/accuracy/mean']:.3f}",

@@ -22,12 +22,12 @@ from megatron_eureka.log import logger
 from megatron_eureka.model.build import build_model, named_weights
 from megatron_eureka.model.chunk import Chunk
 from megatron_eureka.model.logprobs import token_losses, vocab_parallel_logprobs
-from megatron_eureka.model.rows import to_device
 from megatron_eureka.model.tower import ImageEncoder, PixelSource, run_tower
 from megatron_eureka.parallel import cpu_shim
 from megatron_eureka.parallel.groups import coordinates, device
 from megatron_eureka.parallel.layout import Layout
 from megatron_eureka.train.schedule import learning_rate
+from megatron_eureka.train.train_row import TrainRow
 from megatron_eureka.types import MicroBatch
 
 Report = dict[str, torch.Tensor]
@@ -38,9 +38,9 @@ class RowLoss(Protocol):
     """The loss of a row, to be summed over all rows, and what it reports."""
 
     def __call__(
-        self, number: int, row: MicroBatch, logprobs: torch.Tensor, entropies: torch.Tensor, part: slice = WHOLE
+        self, row: TrainRow, logprobs: torch.Tensor, entropies: torch.Tensor, part: slice = WHOLE
     ) -> tuple[torch.Tensor, Report]:
-        """Of the row of this number: log-probs and entropies [targets] float32 of all its targets, or of a part."""
+        """Of a row on the device: log-probs and entropies [targets] float32 of all its targets, or of a part."""
         ...
 
 
@@ -195,7 +195,7 @@ def _banned_rows(token_ids: Sequence[int], vocab_size: int, tp_rank: int, tp_siz
 
 
 def run_rows(
-    policy: Policy, rows: Sequence[MicroBatch], row_loss: RowLoss, forward_only: bool, by_token: bool = False
+    policy: Policy, rows: Sequence[TrainRow], row_loss: RowLoss, forward_only: bool, by_token: bool = False
 ) -> list[Report]:
     """Push rows through the pipeline, and gradients back unless `forward_only`; a collective over the whole layout.
 
@@ -210,7 +210,8 @@ def run_rows(
     chunk_bytes = policy.config.train.logprob_chunk_bytes(on_cuda=torch.cuda.is_available())
 
     def forward_step(iterator, chunk):
-        number, row = next(iterator)
+        train_row = next(iterator)
+        row = train_row.micro_batch
         bare = chunk.module if isinstance(chunk, DistributedDataParallel) else chunk
         images = _image_embeddings(policy, row) if bare.pre_process and row.images else None
         hidden = chunk(row, images)
@@ -220,26 +221,26 @@ def run_rows(
             if by_token and not forward_only:
 
                 def of_part(part, logprobs, entropies):
-                    return row_loss(number, row, logprobs, entropies, part)[0]
+                    return row_loss(train_row, logprobs, entropies, part)[0]
 
                 loss, logprobs, entropies = token_losses(states, row.targets, head, of_part)
-                report = row_loss(number, row, logprobs, entropies)[1]
+                report = row_loss(train_row, logprobs, entropies)[1]
             else:
                 logprobs, entropies = vocab_parallel_logprobs(states, row.targets, head)
-                loss, report = row_loss(number, row, logprobs, entropies)
+                loss, report = row_loss(train_row, logprobs, entropies)
             return loss, torch.zeros((), dtype=torch.int, device=loss.device), report
 
         return hidden, loss_func
 
-    on_device = [to_device(row) for row in rows]
-    iterators = [iter(list(enumerate(on_device))) for _ in policy.chunks]
+    on_device = [row.to_device() for row in rows]
+    iterators = [iter(on_device) for _ in policy.chunks]
     with torch.set_grad_enabled(not forward_only):
         return get_forward_backward_func()(
             forward_step_func=forward_step,
             data_iterator=iterators if len(iterators) > 1 else iterators[0],
             model=policy.chunks,
             num_microbatches=len(rows),
-            seq_length=len(rows[0].token_ids),
+            seq_length=len(rows[0].micro_batch.token_ids),
             micro_batch_size=1,
             forward_only=forward_only,
         )
@@ -259,7 +260,7 @@ class StepResult:
     lr: float
 
 
-def accumulate(policy: Policy, rows: Sequence[MicroBatch], row_loss: RowLoss, by_token: bool = False) -> list[Report]:
+def accumulate(policy: Policy, rows: Sequence[TrainRow], row_loss: RowLoss, by_token: bool = False) -> list[Report]:
     """Zero the gradients, then sum those of `rows` over the whole layout; see `run_rows`."""
     for chunk in policy.chunks:
         chunk.zero_grad_buffer()

@@ -19,7 +19,7 @@ from megatron_eureka.train.policy import WHOLE, accumulate, step
 from megatron_eureka.train.run import Run
 from megatron_eureka.train.setup import load_data, new_stream, open_folder, open_run, start_job, start_recording
 from megatron_eureka.train.totals import sum_over_job
-from megatron_eureka.types import MicroBatch
+from megatron_eureka.train.train_row import TrainRow
 
 
 def fine_tune(config: Config, source: ModelSource, name: str) -> None:
@@ -88,12 +88,12 @@ def fit(run: Run, demonstrations: PromptSet, indices: Sequence[int]) -> dict[str
     pairs = [(demonstrations.prompts[i], demonstrations.responses[i]) for i in indices]
     items = [Item(prompt, (response,), (number,)) for number, (prompt, response) in enumerate(pairs)]
     weights = torch.tensor(sample_weights("token_mean", [len(response) for _, response in pairs]))
-    rows = make_rows(items, config, policy)
+    rows = [TrainRow(row, token_weights=weights[row.sample_index]) for row in make_rows(items, config, policy)]
     if policy.encoder is not None:
-        policy.encoder.remember(image for row in rows for image in row.images)
+        policy.encoder.remember(image for row in rows for image in row.micro_batch.images)
 
-    def row_loss(_: int, row: MicroBatch, logprobs: torch.Tensor, entropies: torch.Tensor, part: slice = WHOLE):
-        per_token = weights.to(logprobs.device)[row.sample_index[part]]
+    def row_loss(row: TrainRow, logprobs: torch.Tensor, entropies: torch.Tensor, part: slice = WHOLE):
+        per_token = row.token_weights[part]
         loss = -(per_token * logprobs).sum()
         return loss, {"loss": loss.detach(), "entropy": (per_token * entropies.detach()).sum()}
 

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 
 from megatron_eureka.train.policy import Policy, Report
-from megatron_eureka.types import MicroBatch
+from megatron_eureka.train.train_row import TrainRow
 
 
 def sum_over_job(
@@ -30,7 +30,7 @@ def sum_over_job(
 
 
 def sum_by_sample(
-    policy: Policy, rows: Sequence[MicroBatch], values: Sequence[torch.Tensor], num_samples: int
+    policy: Policy, rows: Sequence[TrainRow], values: Sequence[torch.Tensor], num_samples: int
 ) -> torch.Tensor:
     """[num_samples] float32 sums of the values of each sample's tokens, over all replicas; the same on every rank.
 

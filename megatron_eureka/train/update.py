@@ -7,46 +7,38 @@ import torch
 from megatron_eureka.rl.kl import KL_ESTIMATORS
 from megatron_eureka.rl.losses import LOSSES, OF_TOKENS, TokenLoss, Tokens
 from megatron_eureka.train.batch import UpdateBatch
-from megatron_eureka.train.logprob_passes import Logprobs
 from megatron_eureka.train.policy import WHOLE, Policy, Report, accumulate, step
 from megatron_eureka.train.totals import sum_over_job
-from megatron_eureka.types import MicroBatch
+from megatron_eureka.train.train_row import TrainRow
 
 SUMS = ("tokens", "loss", "policy_loss", "clipped", "clipped_lower", "log_ratio", "entropy", "kl", "ratio_deviation")
 
 
-def update(
-    policy: Policy, batch: UpdateBatch, passes: Logprobs, advantages: torch.Tensor, number: float, num_updates: int
-) -> dict[str, float]:
+def update(policy: Policy, batch: UpdateBatch, number: float, num_updates: int) -> dict[str, float]:
     """One optimizer step on a batch; a collective over the whole layout.
 
     Args:
-        passes: what the forward passes found for the same batch.
-        advantages: [samples] float32 of the batch.
+        batch: its rows have old log-probs and advantages, and where there is a KL term those of the reference.
         number: 0-based place of this update in the run of `num_updates`, see `learning_rate`.
 
     Returns:
         metrics named `actor/*`, the same on every rank.
     """
     algorithm = policy.config.algorithm
+    has_reference = batch.rows[0].reference_logprobs is not None
 
-    def row_loss(number: int, row: MicroBatch, logprobs: torch.Tensor, entropies: torch.Tensor, part: slice = WHOLE):
-        index = row.sample_index[part]
-
-        def on_device(values):
-            return values.to(logprobs.device)[index]
-
-        tokens = Tokens(logprobs, passes.old[number][part], on_device(advantages), index)
+    def row_loss(row: TrainRow, logprobs: torch.Tensor, entropies: torch.Tensor, part: slice = WHOLE):
+        tokens = Tokens(logprobs, row.old_logprobs[part], row.advantages[part], row.sample_index[part])
         result = LOSSES[algorithm.loss](tokens, algorithm)
-        weights = batch.token_weights(row)[part].to(logprobs.device)
-        policy_loss = passes.correction[number][part] * result.loss
+        weights = row.token_weights[part]
+        policy_loss = row.correction[part] * result.loss
         total = policy_loss
         if algorithm.entropy_coef:  # without it no gradient of the entropy is made
             total = total - algorithm.entropy_coef * entropies
         kl = torch.zeros_like(logprobs)
-        if passes.reference is not None:
-            kl = KL_ESTIMATORS[algorithm.kl.estimator](logprobs - passes.reference[number][part])
-        if passes.reference is not None and algorithm.kl.place == "loss":
+        if has_reference:
+            kl = KL_ESTIMATORS[algorithm.kl.estimator](logprobs - row.reference_logprobs[part])
+        if has_reference and algorithm.kl.place == "loss":
             total = total + algorithm.kl.coef * kl
         loss = (weights * total).sum()
         sums = {"loss": loss.detach(), "policy_loss": (weights * policy_loss).sum().detach()}
@@ -70,7 +62,7 @@ def update(
         "actor/grad_norm": result.grad_norm,
         "actor/lr": result.lr,
     }
-    return metrics | ({"actor/kl_loss": mean("kl")} if passes.reference is not None else {})
+    return metrics | ({"actor/kl_loss": mean("kl")} if has_reference else {})
 
 
 def _report(

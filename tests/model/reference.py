@@ -16,6 +16,7 @@ from megatron_eureka.model.reference import reference_forward, reference_model
 from megatron_eureka.parallel import groups
 from megatron_eureka.parallel.layout import Layout
 from megatron_eureka.train.policy import WHOLE, Policy, accumulate, build_policy
+from megatron_eureka.train.train_row import TrainRow
 from megatron_eureka.types import ImageKey, Prompt
 from megatron_eureka.weights import rules_by_name, shards_to_hf
 
@@ -150,13 +151,13 @@ def run_ours(rank: int, world: int, folder: str, layout: Layout, options: dict) 
             lambda module, inputs, hidden: logits.append(_all_logits(policy, hidden.detach()))
         )
 
-    def row_loss(number, row, logprobs, entropies, part=WHOLE):
+    def row_loss(row, logprobs, entropies, part=WHOLE):
         if part == WHOLE:
             seen.append((row.sample_index, logprobs.detach(), entropies.detach()))
         loss = -logprobs.sum() / num_targets
         return loss, {"loss": loss.detach()}
 
-    reports = accumulate(policy, rows, row_loss, by_token=by_token)
+    reports = accumulate(policy, [TrainRow(row) for row in rows], row_loss, by_token=by_token)
     loss = torch.tensor(sum(float(report["loss"]) for report in reports))
     dist.all_reduce(loss, group=process_groups.dp)
     policy.optimizer.prepare_grads()

@@ -15,8 +15,8 @@ from megatron_eureka.parallel.layout import Layout
 from megatron_eureka.rl.correction import correction_metrics
 from megatron_eureka.rl.step_advantages import step_advantages
 from megatron_eureka.rollout.truncation import treatment
-from megatron_eureka.train.batch import cut_into_updates, make_update
-from megatron_eureka.train.logprob_passes import old_logprobs
+from megatron_eureka.train.batch import UpdateBatch, cut_into_updates, make_update
+from megatron_eureka.train.logprob_passes import with_old_logprobs
 from megatron_eureka.train.policy import build_policy
 from megatron_eureka.train.update import update
 from megatron_eureka.types import FinishReason, Group, Prompt, Sample, VersionSpan
@@ -60,6 +60,15 @@ def treated(groups: list[Group], option: str) -> list[Group]:
     return [replace(g, samples=tuple(treat(s) if s.truncated else s for s in g.samples)) for g in groups]
 
 
+def weights_of(batch: UpdateBatch) -> list[float]:
+    """The weight of each sample's tokens in the loss, from the rows; 0 for a sample without tokens."""
+    weights = torch.zeros(len(batch.samples))
+    for row in batch.rows:
+        weights[row.sample_index] = row.token_weights
+        assert torch.equal(weights[row.sample_index], row.token_weights)  # of one sample alike
+    return weights.tolist()
+
+
 def options(reduction="token_mean", truncated="keep", max_tokens=64) -> Config:
     return Config.model_validate(
         {
@@ -82,7 +91,7 @@ def options(reduction="token_mean", truncated="keep", max_tokens=64) -> Config:
 def test_weights_count_what_is_trained(reduction, truncated, expected):
     groups = GROUPS if truncated == "penalize" else treated(GROUPS, truncated)
     batch = make_update(groups, options(reduction, truncated), policy_stub())
-    torch.testing.assert_close(batch.weights, torch.tensor(expected), rtol=1e-6, atol=0)  # float32 quotients
+    assert weights_of(batch) == pytest.approx(expected, rel=1e-6, abs=0)  # float32 quotients
     # Masked samples still count in their group's baseline: (1 + 0) / 2 and (2 + 5 + 2) / 3.
     advantages = step_advantages(groups, options(reduction, truncated).algorithm).values
     assert advantages.tolist() == [0.5, -0.5, -1.0, 2.0, -1.0]
@@ -94,24 +103,24 @@ def test_tokens_that_are_not_trained_weigh_nothing():
     half = replace(second, trained=(True, False, True))
     batch = make_update([Group(text_prompt("b", 4, 5), (first, half))], options(), policy_stub())
     (row,) = batch.rows
-    assert row.targets.tolist() == [17, 18, 19, 20]
-    torch.testing.assert_close(batch.token_weights(row), torch.tensor([1 / 3, 1 / 3, 0.0, 1 / 3]))  # of 1 + 2 tokens
+    assert row.micro_batch.targets.tolist() == [17, 18, 19, 20]
+    torch.testing.assert_close(row.token_weights, torch.tensor([1 / 3, 1 / 3, 0.0, 1 / 3]))  # of 1 + 2 tokens
 
 
 @pytest.mark.parametrize("reduction", ["token_mean", "sample_mean"])
 def test_all_masked_is_a_loss_of_zero_and_no_nan(reduction):
     cut = [Group(text_prompt("a", 1, 2), (sample((3, 4), 1.0, cut=True), sample((5,), 0.0, cut=True)))]
     batch = make_update(treated(cut, "mask"), options(reduction, "mask"), policy_stub())
-    assert batch.weights.tolist() == [0.0, 0.0]
-    assert len(batch.rows[0].targets) == 3
+    assert weights_of(batch) == [0.0, 0.0]
+    assert len(batch.rows[0].micro_batch.targets) == 3
 
 
 def test_a_group_without_a_token_has_a_row_without_targets():
     batch = make_update([Group(text_prompt("a", 1, 2), (sample(()), sample(())))], options(), policy_stub())
     (row,) = batch.rows
-    assert (row.token_ids.tolist(), len(row.targets), row.num_tokens) == ([1, 2], 0, 2)
-    assert batch.weights.tolist() == [0.0, 0.0]
-    assert batch.engine_logprobs(row).shape == (0,)
+    packed = row.micro_batch
+    assert (packed.token_ids.tolist(), len(packed.targets), packed.num_tokens) == ([1, 2], 0, 2)
+    assert row.engine_logprobs.shape == row.token_weights.shape == row.stale.shape == (0,)
 
 
 @pytest.mark.parametrize("max_tokens", [7, 9, 64])
@@ -120,12 +129,12 @@ def test_engine_logprobs_follow_the_rows_targets(max_tokens):
     batch = make_update(GROUPS[::-1], options(max_tokens=max_tokens), policy_stub())
     seen = []
     for row in batch.rows:
-        logprobs = batch.engine_logprobs(row)
-        assert logprobs.dtype == torch.float32
-        torch.testing.assert_close(logprobs, row.targets / -1000)
-        for number, token in zip(row.sample_index.tolist(), row.targets.tolist(), strict=True):
+        targets = row.micro_batch.targets
+        assert row.engine_logprobs.dtype == torch.float32
+        torch.testing.assert_close(row.engine_logprobs, targets / -1000)
+        for number, token in zip(row.sample_index.tolist(), targets.tolist(), strict=True):
             assert token in batch.samples[number].token_ids
-        seen += row.targets.tolist()
+        seen += targets.tolist()
     assert sorted(seen) == list(range(11, 21))  # every response token once
 
 
@@ -133,7 +142,8 @@ def test_samples_of_older_weights_are_stale():
     group = Group(text_prompt("a", 1), (sample((2,), version=3), sample((3,), version=4)))
 
     def flags(version):
-        return make_update([group], options(), policy_stub(), version).stale.tolist()
+        (row,) = make_update([group], options(), policy_stub(), version).rows
+        return row.stale.tolist()
 
     assert flags(3) == [False, False]
     assert flags(4) == [True, False]
@@ -159,20 +169,20 @@ def test_a_replica_without_work_gets_an_empty_row():
     first, second = (
         make_update(GROUPS[:1], options(), policy_stub(dp_rank, row_multiple=4, dp=2)) for dp_rank in (0, 1)
     )
-    assert [len(row.targets) for row in first.rows] == [6]
+    assert [len(row.micro_batch.targets) for row in first.rows] == [6]
     (row,) = second.rows  # as many rows on every replica: they step together
-    assert (row.num_tokens, len(row.token_ids), len(row.targets), len(row.images)) == (0, 4, 0, 0)
-    assert second.engine_logprobs(row).shape == (0,)
-    assert torch.equal(first.weights, second.weights)
+    packed = row.micro_batch
+    assert (packed.num_tokens, len(packed.token_ids), len(packed.targets), len(packed.images)) == (0, 4, 0, 0)
+    assert row.engine_logprobs.shape == row.token_weights.shape == (0,)
 
 
 def test_rows_of_a_pipeline_have_one_length_and_whole_rounds():
     batch = make_update(GROUPS, options(max_tokens=9), policy_stub(pp=2))
-    assert [row.num_tokens for row in batch.rows] == [9, 6]
-    assert [len(row.token_ids) for row in batch.rows] == [9, 9]
+    assert [row.micro_batch.num_tokens for row in batch.rows] == [9, 6]
+    assert [len(row.micro_batch.token_ids) for row in batch.rows] == [9, 9]
     batch = make_update(GROUPS[:1], options(), policy_stub(pp=2, vpp=2))
-    assert [row.num_tokens for row in batch.rows] == [9, 0]  # two stages want two rows at once
-    assert [len(row.token_ids) for row in batch.rows] == [9, 9]
+    assert [row.micro_batch.num_tokens for row in batch.rows] == [9, 0]  # two stages want two rows at once
+    assert [len(row.micro_batch.token_ids) for row in batch.rows] == [9, 9]
 
 
 @pytest.fixture(scope="module")
@@ -197,12 +207,11 @@ def _update(rank, world, model, truncated):
     groups = treated(one_group(policy.info, cut=truncated == "mask"), truncated)
     batch = make_update(groups, config, policy)
     before = {name: weight.detach().clone() for name, weight in policy.weights().items()}
-    passes = old_logprobs(policy, batch)
-    advantages = step_advantages(groups, config.algorithm).values
-    metrics = {**correction_metrics(passes.totals), **update(policy, batch, passes, advantages, 0, 1)}
+    batch = with_old_logprobs(policy, batch).with_advantages(step_advantages(groups, config.algorithm).values)
+    metrics = {**correction_metrics(batch.mismatch), **update(policy, batch, 0, 1)}
     moved = max(float((weight - before[name]).abs().max()) for name, weight in policy.weights().items())
     process.stop()
-    return passes.old, [row.sample_index for row in batch.rows], metrics, moved
+    return [row.old_logprobs for row in batch.rows], [row.sample_index for row in batch.rows], metrics, moved
 
 
 def test_an_update_with_an_idle_replica_is_that_of_one_rank(model):
@@ -232,10 +241,10 @@ def _measured(rank, world, model, engine, version, rollout=None):
     batch = make_update(
         [replace(group, samples=(fresh, replace(other, versions=(VersionSpan(0, version),))))], config, policy
     )
-    passes = old_logprobs(policy, batch)
+    batch = with_old_logprobs(policy, batch)
     process.stop()
     (row,) = batch.rows
-    return passes.old[0], passes.correction[0], row.sample_index, passes.totals
+    return row.old_logprobs, row.correction, row.sample_index, batch.mismatch
 
 
 def test_samples_of_older_weights_and_tokens_nobody_drew_tell_nothing_of_the_mismatch(model):

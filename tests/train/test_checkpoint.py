@@ -23,6 +23,7 @@ from megatron_eureka.parallel.layout import Layout
 from megatron_eureka.rollout.collect import Collector
 from megatron_eureka.train import checkpoint
 from megatron_eureka.train.policy import accumulate, build_policy, step
+from megatron_eureka.train.train_row import TrainRow
 from megatron_eureka.types import FinishReason, Group, ImageKey, Prompt, Sample, VersionSpan
 from megatron_eureka.weights import rules_by_name
 from tests.model import te_names
@@ -37,10 +38,10 @@ def _steps(rank, world, model, layout, folder, resume):
     process_groups = groups.start(layout, seed=1, timeout_s=60)
     config = config_for(model, layout, optimizer=OPTIMIZER)
     policy = build_policy(config, ModelSource.open(config.model.path), layout, process_groups, pixels)
-    rows = rows_of(policy, 4096) * (layout.pp if layout.vpp > 1 else 1)
+    rows = [TrainRow(row) for row in rows_of(policy, 4096) * (layout.pp if layout.vpp > 1 else 1)]
     losses = []
 
-    def row_loss(number, row, logprobs, entropies):
+    def row_loss(row, logprobs, entropies):
         loss = -logprobs.mean() if len(logprobs) else logprobs.sum()
         return loss, {"loss": loss.detach()}
 

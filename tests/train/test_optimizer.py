@@ -58,15 +58,15 @@ def test_a_short_step_takes_its_whole_share_of_the_schedule(monkeypatch, num_bat
     )
     seen = []
 
-    def update(policy, batch, passes, advantages, number, num_updates):
-        seen.append((number, num_updates, len(advantages)))
+    def update(policy, batch, number, num_updates):
+        seen.append((number, num_updates, len(batch)))
         return {}
 
     monkeypatch.setattr(grpo, "update", update)
     run = SimpleNamespace(config=config, policy=None, timers=Timers(), step=2, updates=2 * num_batches)
-    batches = [SimpleNamespace(samples=[None] * 8) for _ in range(num_batches)]
+    batches = [SimpleNamespace(samples=[None] * 8, with_advantages=list) for _ in range(num_batches)]
     advantages = StepAdvantages(torch.zeros(8 * num_batches), torch.ones(2 * num_batches))
-    metrics = grpo.update_policy(SimpleNamespace(run=run), batches, [None] * num_batches, advantages)
+    metrics = grpo.update_policy(SimpleNamespace(run=run), batches, advantages)
     assert len(metrics) == num_batches and run.updates == 3 * num_batches
     assert seen == [(8 + 4 * i / num_batches, 40, 8) for i in range(num_batches)]
     cosine = config.optimizer  # of 40 updates, 2 of warm-up: the rate of the place, not of the updates done

@@ -13,7 +13,7 @@ from megatron_eureka.parallel.layout import Layout
 from megatron_eureka.rl.correction import correction_metrics
 from megatron_eureka.rl.step_advantages import step_advantages
 from megatron_eureka.train.batch import cut_into_updates, make_update
-from megatron_eureka.train.logprob_passes import kl_by_sample, logprobs_of, old_logprobs
+from megatron_eureka.train.logprob_passes import kl_by_sample, logprobs_of, with_old_logprobs, with_reference
 from megatron_eureka.train.policy import build_policy, run_rows
 from megatron_eureka.train.reference_policy import ReferencePolicy
 from megatron_eureka.train.update import update
@@ -71,33 +71,36 @@ def _two_updates(rank, world, model, layout, options):
         config, ModelSource.open(config.model.path), layout, process_groups, pixels, banned=(340, 341)
     )
     batch = make_update(make_groups(policy.info), config, policy)
-    policy.encoder and policy.encoder.remember(image for row in batch.rows for image in row.images)
-    passes = old_logprobs(policy, batch)
+    policy.encoder and policy.encoder.remember(batch.images)
+    batch = with_old_logprobs(policy, batch)
     if old_limit != limit:
         other = config.model_copy(
             update={"train": config.train.model_copy(update={"max_tokens_per_microbatch": old_limit})}
         )
-        passes = replace(passes, old=_rearranged(policy, batch, make_update(make_groups(policy.info), other, policy)))
+        batch = _rearranged(policy, batch, make_update(make_groups(policy.info), other, policy))
     penalties = None
     if config.algorithm.kl.coef:
-        passes = replace(passes, reference=_of_another_model(policy, batch))
+        batch = _with_another_model(policy, batch)
     if config.algorithm.kl.place == "reward":
-        penalties = config.algorithm.kl.coef * kl_by_sample(policy, batch, passes)
+        penalties = config.algorithm.kl.coef * kl_by_sample(policy, batch)
     advantages = step_advantages(make_groups(policy.info), config.algorithm, penalties)
-    by_hand = _by_hand(policy, batch, passes, config.algorithm) if world == 1 else None
-    updates = [update(policy, batch, passes, advantages.values, number, 2) for number in range(2)]
-    metrics = [{**correction_metrics(passes.totals), **result} for result in updates]
+    by_hand = _by_hand(policy, batch, config.algorithm) if world == 1 else None
+    batch = batch.with_advantages(advantages.values)
+    updates = [update(policy, batch, number, 2) for number in range(2)]
+    metrics = [{**correction_metrics(batch.mismatch), **result} for result in updates]
     groups.stop()
     return metrics, advantages.values.tolist(), by_hand
 
 
-def _by_hand(policy, batch, passes, options) -> tuple[float, list[float]]:
+def _by_hand(policy, batch, options) -> tuple[float, list[float]]:
     """Loss of the first update (every ratio is 1) and advantages, written out in numpy from the passes' log-probs."""
-    rows = list(zip(batch.rows, passes.old, passes.reference or passes.old, strict=True))
-    index = np.concatenate([row.sample_index.numpy() for row, _, _ in rows])
-    old, ref = (np.concatenate([row[number].double().numpy() for row in rows]) for number in (1, 2))
+    index = np.concatenate([row.sample_index.numpy() for row in batch.rows])
+    old = np.concatenate([row.old_logprobs.double().numpy() for row in batch.rows])
+    ref = old
+    if options.kl.coef:
+        ref = np.concatenate([row.reference_logprobs.double().numpy() for row in batch.rows])
 
-    def report(number, row, logprobs, entropies):
+    def report(row, logprobs, entropies):
         return (logprobs.new_zeros(()), {"entropies": entropies.detach()})
 
     found = run_rows(policy, batch.rows, report, forward_only=True)
@@ -131,26 +134,28 @@ def _by_hand(policy, batch, passes, options) -> tuple[float, list[float]]:
     return float((share * loss).sum()), advantages.tolist()
 
 
-def _of_another_model(policy, batch):
-    """Log-probs under weights that are the policy's times 1.05."""
+def _with_another_model(policy, batch):
+    """The batch with a reference whose weights are the policy's times 1.05."""
     reference = ReferencePolicy(policy)
     for weight in reference._weights.values():
         weight.mul_(1.05)
     before = {name: weight.clone() for name, weight in policy.weights().items()}
     with reference.in_place():
-        values = logprobs_of(policy, batch)
+        batch = with_reference(policy, batch)
     assert all(torch.equal(weight, before[name]) for name, weight in policy.weights().items())
-    return values
+    return batch
 
 
 def _rearranged(policy, batch, other):
-    """Old log-probs that were made under another cut into rows, in the order of `batch`'s rows (one rank)."""
+    """`batch` with old log-probs that were made under another cut into rows, that of `other` (one rank)."""
     assert len(other.rows) > len(batch.rows)
-    values = torch.cat(logprobs_of(policy, other))
+    values = torch.cat(logprobs_of(policy, other.rows))
     numbers = torch.cat([row.sample_index for row in other.rows])
-    return [
-        torch.cat([values[numbers == sample] for sample in row.sample_index.unique_consecutive()]) for row in batch.rows
-    ]
+
+    def of(row):
+        return torch.cat([values[numbers == sample] for sample in row.sample_index.unique_consecutive()])
+
+    return replace(batch, rows=tuple(replace(row, old_logprobs=of(row)) for row in batch.rows))
 
 
 @pytest.fixture(scope="module")

@@ -40,11 +40,12 @@ from megatron_eureka.parallel import groups  # noqa: E402
 from megatron_eureka.rl.correction import correction_metrics  # noqa: E402
 from megatron_eureka.rl.step_advantages import step_advantages  # noqa: E402
 from megatron_eureka.train.batch import cut_into_updates, make_rows, make_update  # noqa: E402
-from megatron_eureka.train.logprob_passes import kl_by_sample, logprobs_of, old_logprobs  # noqa: E402
+from megatron_eureka.train.logprob_passes import kl_by_sample, with_old_logprobs, with_reference  # noqa: E402
 from megatron_eureka.train.policy import Policy, accumulate, build_policy  # noqa: E402
 from megatron_eureka.train.reference_policy import ReferencePolicy  # noqa: E402
 from megatron_eureka.train.setup import start_job  # noqa: E402
 from megatron_eureka.train.sft import fit  # noqa: E402
+from megatron_eureka.train.train_row import TrainRow  # noqa: E402
 from megatron_eureka.train.update import update  # noqa: E402
 from megatron_eureka.types import FinishReason, Group, ImageKey, Prompt, Sample, VersionSpan  # noqa: E402
 from megatron_eureka.weights import rules_by_name, shards_to_hf  # noqa: E402
@@ -147,12 +148,13 @@ def run_model(variant: Variant, folder: str) -> dict[str, torch.Tensor]:
     total = sum(len(response) for item in items for response in item.responses)
     seen = []
 
-    def row_loss(_, row, logprobs, entropies):
+    def row_loss(row, logprobs, entropies):
         seen.append((row.sample_index.cpu(), logprobs.detach().cpu(), entropies.detach().cpu()))
         loss = -logprobs.sum() / total
         return loss, {"loss": loss.detach()}
 
-    reports = accumulate(policy, make_rows(items, policy.config, policy), row_loss)
+    rows = [TrainRow(row) for row in make_rows(items, policy.config, policy)]
+    reports = accumulate(policy, rows, row_loss)
     policy.optimizer.prepare_grads()
     samples, logprobs, entropies = (torch.cat(parts) for parts in zip(*seen, strict=True))
     order = torch.argsort(samples, stable=True)
@@ -210,27 +212,24 @@ def run_rl(variant: Variant, folder: str, algorithm: Mapping[str, object]) -> di
     for _ in range(ROLLOUTS):
         chunks = cut_into_updates(recorded, NUM_PROMPTS * NUM_SAMPLES // 2)
         batches = [make_update(chunk, policy.config, policy) for chunk in chunks]
-        policy.encoder.remember(image for batch in batches for row in batch.rows for image in row.images)
-        passes = [old_logprobs(policy, batch) for batch in batches]
+        policy.encoder.remember(image for batch in batches for image in batch.images)
+        batches = [with_old_logprobs(policy, batch) for batch in batches]
         penalties = None
         if reference is not None:
             with reference.in_place():
-                passes = [
-                    replace(found, reference=logprobs_of(policy, batch))
-                    for found, batch in zip(passes, batches, strict=True)
-                ]
-            pairs = zip(batches, passes, strict=True)
-            penalties = options.kl.coef * torch.cat([kl_by_sample(policy, *pair) for pair in pairs])
+                batches = [with_reference(policy, batch) for batch in batches]
+            penalties = options.kl.coef * torch.cat([kl_by_sample(policy, batch) for batch in batches])
             penalties_all.append(penalties.cpu())
         in_reward = reference is not None and options.kl.place == "reward"
         advantages = step_advantages(recorded, options, penalties if in_reward else None).values
         advantages = advantages.split(NUM_PROMPTS * NUM_SAMPLES // 2)
-        for number, (batch, found) in enumerate(zip(batches, passes, strict=True)):
+        for number, batch in enumerate(batches):
             samples = torch.cat([row.sample_index for row in batch.rows])
             order = torch.argsort(samples, stable=True)
-            old_all.append(torch.cat(found.old).cpu()[order])
-            result = update(policy, batch, found, advantages[number], number, ROLLOUTS * len(batches))
-            metrics.append({**correction_metrics(found.totals), **result})
+            old_all.append(torch.cat([row.old_logprobs for row in batch.rows]).cpu()[order])
+            ready = batch.with_advantages(advantages[number])
+            result = update(policy, ready, number, ROLLOUTS * len(batches))
+            metrics.append({**correction_metrics(batch.mismatch), **result})
         policy.offload()
         policy.restore()
 

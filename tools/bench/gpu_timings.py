@@ -28,6 +28,7 @@ from megatron_eureka.parallel import groups  # noqa: E402
 from megatron_eureka.planner.flops import flops_of_rows, peak_flops  # noqa: E402
 from megatron_eureka.train import policy as policies  # noqa: E402
 from megatron_eureka.train.batch import make_rows  # noqa: E402
+from megatron_eureka.train.train_row import TrainRow  # noqa: E402
 from megatron_eureka.types import MicroBatch, Prompt  # noqa: E402
 from tools.bench.gpu_programs import policy_of, prepare  # noqa: E402
 from tools.bench.gpu_variants import Variant  # noqa: E402
@@ -109,7 +110,7 @@ def measure(variant: Variant, size: str) -> list[dict]:
     peak = peak_flops(torch.cuda.get_device_name()) if on_cuda else None
     records = []
 
-    def loss(_, row, logprobs, entropies):
+    def loss(row, logprobs, entropies):
         total = -logprobs.mean()
         return total, {"loss": total.detach()}
 
@@ -117,7 +118,7 @@ def measure(variant: Variant, size: str) -> list[dict]:
         row = row_of(policy, *numbers)
         if on_cuda:
             torch.cuda.reset_peak_memory_stats()
-        seconds = timed(lambda row=row: policies.accumulate(policy, [row], loss), on_cuda)
+        seconds = timed(lambda row=row: policies.accumulate(policy, [TrainRow(row)], loss), on_cuda)
         # A backward pass counts as two forward passes; what the head computes again for it does not count.
         median, work = statistics.median(seconds), 3 * flops_of_rows(policy.info, [row])
         records.append(
