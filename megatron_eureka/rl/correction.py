@@ -7,7 +7,7 @@ You Off-Policy RL Training", 2025), and what is too far off may be rejected (mas
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -15,14 +15,8 @@ import torch
 from megatron_eureka.config.algorithm import Correction
 from megatron_eureka.rl.losses import MAX_LOG_RATIO, mean_by_sample
 
-Sums = dict[str, torch.Tensor]
-# What `correction_sums` gives; summed over rows and ranks, but of MAXIMA the largest is taken.
-SUMS = (
-    *("tokens", "samples", "log_ratio", "k3", "ratio", "ratio_squared", "sequence_ratio_squared", "probs_diff"),
-    *("probs_diff_max", "importance", "is_max", "is_truncated", "rejected_tokens", "rejected_samples"),
-    *("training_log_ppl", "rollout_log_ppl", "log_ppl_abs_diff", "logprob_diff"),
-)
-MAXIMA = ("probs_diff_max", "is_max")
+# What `correction_sums` gives beside metrics: divisors, and sums that `correction_metrics` makes quotients of.
+PARTS = ("tokens", "samples", "ratio", "ratio_squared", "sequence_ratio_squared")
 
 
 @dataclass(frozen=True)
@@ -81,8 +75,11 @@ def correction_sums(
     sample_index: torch.Tensor,
     correction: TokenCorrection,
     options: Correction,
-) -> Sums:
-    """Sums over a row's tokens and samples, of which `correction_metrics` makes means; see `correct` for shapes."""
+) -> dict[str, torch.Tensor]:
+    """Of a row's tokens and samples: the sums of PARTS, and those that means and maxima `rollout_corr/*` are made of.
+
+    See `correct` for shapes, and docs/metrics.md for what each metric is.
+    """
     log_ratio = trainer - engine
     ratio, probs_diff = _exp(log_ratio), (trainer.exp() - engine.exp()).abs()
     first = _first_of_sample(sample_index)  # one token a sample stands for it
@@ -95,22 +92,22 @@ def correction_sums(
     return {
         "tokens": log_ratio.new_tensor(float(len(log_ratio))),
         "samples": first.sum(),
-        "log_ratio": -log_ratio.sum(),
-        "k3": (torch.expm1(log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)) - log_ratio).sum(),
+        "rollout_corr/kl": -log_ratio.sum(),
+        "rollout_corr/k3_kl": (torch.expm1(log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)) - log_ratio).sum(),
         "ratio": ratio.sum(),
         "ratio_squared": ratio.square().sum(),
         "sequence_ratio_squared": sequence_ratio.square().sum(),
-        "probs_diff": probs_diff.sum(),
-        "probs_diff_max": top(probs_diff),
-        "importance": correction.importance.sum(),
-        "is_max": top(correction.importance),
-        "is_truncated": (correction.importance >= options.cap).sum(),
-        "rejected_tokens": (~correction.kept).sum(),
-        "rejected_samples": first.sum() - _whole(correction.kept, sample_index)[first].sum(),
-        "training_log_ppl": training_log_ppl.sum(),
-        "rollout_log_ppl": rollout_log_ppl.sum(),
-        "log_ppl_abs_diff": (training_log_ppl - rollout_log_ppl).abs().sum(),
-        "logprob_diff": log_ratio.abs().sum(),
+        "rollout_corr/probs_diff_mean": probs_diff.sum(),
+        "rollout_corr/probs_diff_max": top(probs_diff),
+        "rollout_corr/is_mean": correction.importance.sum(),
+        "rollout_corr/is_max": top(correction.importance),
+        "rollout_corr/is_truncated": (correction.importance >= options.cap).sum(),
+        "rollout_corr/rejected_tokens": (~correction.kept).sum(),
+        "rollout_corr/rejected_samples": first.sum() - _whole(correction.kept, sample_index)[first].sum(),
+        "rollout_corr/training_log_ppl": training_log_ppl.sum(),
+        "rollout_corr/rollout_log_ppl": rollout_log_ppl.sum(),
+        "rollout_corr/log_ppl_abs_diff": (training_log_ppl - rollout_log_ppl).abs().sum(),
+        "rollout_corr/logprob_diff_mean": log_ratio.abs().sum(),
     }
 
 
@@ -126,30 +123,11 @@ def _first_of_sample(sample_index: torch.Tensor) -> torch.Tensor:
     return first
 
 
-def merge_totals(parts: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Sums over several updates, of MAXIMA the largest."""
-    return {name: (max if name in MAXIMA else sum)(part[name] for part in parts) for name in SUMS}
-
-
-def correction_metrics(totals: dict[str, float]) -> dict[str, float]:
-    """`rollout_corr/*` from sums over the tokens that are measured; docs/metrics.md says what each is."""
+def correction_metrics(totals: Mapping[str, float]) -> dict[str, float]:
+    """The quotients `rollout_corr/*` of sums over the tokens that are measured."""
     tokens, samples = max(totals["tokens"], 1.0), max(totals["samples"], 1.0)
-    metrics = {
-        "kl": totals["log_ratio"] / tokens,
-        "k3_kl": totals["k3"] / tokens,
-        "chi2_token": totals["ratio_squared"] / tokens - 1.0,
-        "chi2_seq": totals["sequence_ratio_squared"] / samples - 1.0,
-        "ess": totals["ratio"] ** 2 / max(totals["ratio_squared"], 1e-30) / tokens,
-        "logprob_diff_mean": totals["logprob_diff"] / tokens,
-        "probs_diff_mean": totals["probs_diff"] / tokens,
-        "probs_diff_max": max(totals["probs_diff_max"], 0.0),
-        "is_mean": totals["importance"] / tokens,
-        "is_max": max(totals["is_max"], 0.0),
-        "is_truncated": totals["is_truncated"] / tokens,
-        "rejected_tokens": totals["rejected_tokens"] / tokens,
-        "rejected_samples": totals["rejected_samples"] / samples,
-        "training_log_ppl": totals["training_log_ppl"] / samples,
-        "rollout_log_ppl": totals["rollout_log_ppl"] / samples,
-        "log_ppl_abs_diff": totals["log_ppl_abs_diff"] / samples,
+    return {
+        "rollout_corr/chi2_token": totals["ratio_squared"] / tokens - 1.0,
+        "rollout_corr/chi2_seq": totals["sequence_ratio_squared"] / samples - 1.0,
+        "rollout_corr/ess": totals["ratio"] ** 2 / max(totals["ratio_squared"], 1e-30) / tokens,
     }
-    return {f"rollout_corr/{name}": value for name, value in metrics.items()}

@@ -13,15 +13,17 @@ class Metric:
     name: str  # `<component>` stands for any name
     unit: str
     meaning: str
-    over_ranks: Literal["sum", "max", "same", "rank 0"]  # see RANKS
-    over_updates: Literal["", "mean", "max", "first"] = (
-        ""  # of the step's optimizer updates; "": of the step as a whole
-    )
+    over_ranks: Literal["sum", "token mean", "sample mean", "max", "quotient", "same", "rank 0"]  # see RANKS
+    over_updates: Literal["", "mean", "max", "first"] = ""  # of the step's updates; "": of the step as a whole
 
 
+# The first four are what collectives go by (`megatron_eureka/train/sums.py`).
 RANKS = {
-    "sum": "sums over all ranks; a mean or a share is the quotient of two of them",
+    "sum": "the sum over all ranks",
+    "token mean": "the sum over the tokens of all ranks, divided by their number",
+    "sample mean": "the sum over the responses of all ranks, divided by their number",
     "max": "the largest of all ranks",
+    "quotient": "made of several sums over all ranks",
     "same": "every rank computes the same, from data that all of them have",
     "rank 0": "what rank 0 measures",
 }
@@ -29,42 +31,45 @@ RANKS = {
 METRICS = (
     Metric("actor/loss", "1", "loss of the update: policy loss, entropy bonus and KL term", "sum", "mean"),
     Metric("actor/pg_loss", "1", "policy loss alone", "sum", "mean"),
-    Metric("actor/pg_clipfrac", "share", "trained tokens whose loss the clip decided", "sum", "mean"),
-    Metric("actor/pg_clipfrac_lower", "share", "trained tokens whose loss the dual clip decided", "sum", "mean"),
-    Metric("actor/ppo_kl", "nats", "mean of old less new log-prob of the trained tokens", "sum", "mean"),
-    Metric("actor/entropy", "nats", "mean entropy of the distribution at the trained tokens", "sum", "mean"),
-    Metric("actor/kl_loss", "nats", "mean KL estimate against the reference, where there is one", "sum", "mean"),
+    Metric("actor/pg_clipfrac", "share", "trained tokens whose loss the clip decided", "token mean", "mean"),
+    Metric("actor/pg_clipfrac_lower", "share", "trained tokens whose loss the dual clip decided", "token mean", "mean"),
+    Metric("actor/ppo_kl", "nats", "mean of old less new log-prob of the trained tokens", "token mean", "mean"),
+    Metric("actor/entropy", "nats", "mean entropy of the distribution at the trained tokens", "token mean", "mean"),
+    Metric("actor/kl_loss", "nats", "mean KL estimate against the reference, where there is one", "token mean", "mean"),
     Metric("actor/log_ratio_max", "nats", "largest difference of new and old log-prob of a token", "max", "max"),
     Metric("actor/log_ratio_max/first", "nats", "the same; 0 if old log-probs are this policy's", "max", "first"),
     Metric("actor/grad_norm", "1", "norm of the whole gradient before it is clipped", "same", "mean"),
     Metric("actor/lr", "1", "learning rate", "same", "mean"),
-    Metric("rollout_corr/kl", "nats", "mean of engine less trainer over tokens that the engine drew", "sum"),
-    Metric("rollout_corr/k3_kl", "nats", "non-negative estimator of the same", "sum"),
-    Metric("rollout_corr/chi2_token", "1", "mean squared ratio trainer / engine of tokens, less one", "sum"),
-    Metric("rollout_corr/chi2_seq", "1", "mean squared ratio trainer / engine of responses, less one", "sum"),
-    Metric("rollout_corr/ess", "share", "effective samples under the tokens' ratios", "sum"),
+    Metric("rollout_corr/kl", "nats", "mean of engine less trainer over tokens that the engine drew", "token mean"),
+    Metric("rollout_corr/k3_kl", "nats", "non-negative estimator of the same", "token mean"),
+    Metric("rollout_corr/chi2_token", "1", "mean squared ratio trainer / engine of tokens, less one", "quotient"),
+    Metric("rollout_corr/chi2_seq", "1", "mean squared ratio trainer / engine of responses, less one", "quotient"),
+    Metric("rollout_corr/ess", "share", "effective samples under the tokens' ratios", "quotient"),
     Metric(
         "rollout_corr/logprob_diff_mean",
         "nats",
         "mean absolute difference of log-probs; at a run's first step (and the first after a resume) more than "
         "rounding explains, 0.001 in fp32 and 0.05 in bf16, ends the run (`algorithm.correction.on_mismatch`)",
-        "sum",
+        "token mean",
     ),
     Metric(
-        "rollout_corr/probs_diff_mean", "1", "mean absolute difference of probabilities; below 0.005 is sound", "sum"
+        "rollout_corr/probs_diff_mean",
+        "1",
+        "mean absolute difference of probabilities; below 0.005 is sound",
+        "token mean",
     ),
     Metric("rollout_corr/probs_diff_max", "1", "largest absolute difference of probabilities", "max"),
     Metric(
         "rollout_corr/alarm", "0 or 1", "1: the mean exceeds `algorithm.correction.alarm`; a warning says so", "same"
     ),
-    Metric("rollout_corr/training_log_ppl", "nats", "negative mean log-prob of a response, trainer's", "sum"),
-    Metric("rollout_corr/rollout_log_ppl", "nats", "negative mean log-prob of a response, engine's", "sum"),
-    Metric("rollout_corr/log_ppl_abs_diff", "nats", "mean absolute difference of the two", "sum"),
-    Metric("rollout_corr/is_mean", "1", "mean importance weight in use", "sum"),
+    Metric("rollout_corr/training_log_ppl", "nats", "negative mean log-prob of a response, trainer's", "sample mean"),
+    Metric("rollout_corr/rollout_log_ppl", "nats", "negative mean log-prob of a response, engine's", "sample mean"),
+    Metric("rollout_corr/log_ppl_abs_diff", "nats", "mean absolute difference of the two", "sample mean"),
+    Metric("rollout_corr/is_mean", "1", "mean importance weight in use", "token mean"),
     Metric("rollout_corr/is_max", "1", "largest importance weight in use", "max"),
-    Metric("rollout_corr/is_truncated", "share", "tokens with a weight at the cap", "sum"),
-    Metric("rollout_corr/rejected_tokens", "share", "tokens left out", "sum"),
-    Metric("rollout_corr/rejected_samples", "share", "responses of which nothing is left", "sum"),
+    Metric("rollout_corr/is_truncated", "share", "tokens with a weight at the cap", "token mean"),
+    Metric("rollout_corr/rejected_tokens", "share", "tokens left out", "token mean"),
+    Metric("rollout_corr/rejected_samples", "share", "responses of which nothing is left", "sample mean"),
     Metric("reward/<component>/mean", "1", "mean over all responses generated; `total` is the weighted sum", "same"),
     Metric("reward/group_std/mean", "1", "mean over groups of the standard deviation of their totals", "same"),
     Metric("reward/kl_penalty/mean", "1", "mean KL penalty of a response, with `algorithm.kl.place: reward`", "same"),
@@ -98,8 +103,10 @@ METRICS = (
         "perf/tokens_per_s", "tokens/s", "prompts, once a group, and responses over the whole step's time", "rank 0"
     ),
     Metric("perf/samples_per_s", "samples/s", "demonstrations over the step's time (SFT)", "rank 0"),
-    Metric("perf/tflops_per_gpu", "TFLOP/s", "of the old-log-prob and update passes, matrix products alone", "sum"),
-    Metric("perf/mfu", "share", "of the GPU's dense BF16 peak, where that is known", "sum"),
+    Metric(
+        "perf/tflops_per_gpu", "TFLOP/s", "of the old-log-prob and update passes, matrix products alone", "quotient"
+    ),
+    Metric("perf/mfu", "share", "of the GPU's dense BF16 peak, where that is known", "quotient"),
     Metric("perf/memory_peak_gib", "GiB", "largest memory so far: CUDA's allocator, or the process on a CPU", "rank 0"),
     Metric("perf/images_decoded", "images", "opened and resized in the step, not found in the store", "sum"),
     Metric("timing_s/step", "s", "the step, without evaluation and checkpoint", "rank 0"),

@@ -11,6 +11,7 @@ from itertools import groupby
 
 from megatron_eureka.runs.metric_table import METRICS, RANKS, Metric
 
+REDUCED = ("sum", "token mean", "sample mean", "max")  # of RANKS, those that a collective makes
 REDUCE = {"mean": statistics.fmean, "max": max}
 HEAD = """# Metrics
 
@@ -51,6 +52,22 @@ def check_names(names: Iterable[str]) -> None:
     """
     for name in names:
         find(name)
+
+
+def reduction_of(name: str) -> str:
+    """How numbers of this name from several rows or ranks become one: one of REDUCED.
+
+    A name without "/" is none of a metric: what metrics are made of is added up.
+    """
+    how = find(name).over_ranks if "/" in name else "sum"
+    assert how in REDUCED, f"{name} is not reduced over ranks: {how}"
+    return how
+
+
+def reduced(group: str) -> tuple[str, ...]:
+    """The metrics of a group, such as "actor", that are reduced over what rows or ranks say."""
+    of_group = [metric for metric in METRICS if metric.name.startswith(f"{group}/") and metric.over_ranks in REDUCED]
+    return tuple(metric.name for metric in of_group if metric.over_updates != "first")  # that one says it again
 
 
 def over_updates(updates: Sequence[dict[str, float]]) -> dict[str, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -11,6 +11,7 @@ from megatron_eureka.config.schema import Config
 from megatron_eureka.data.packing import Item, pack, plan_rows, round_up, split_item
 from megatron_eureka.rl.reductions import sample_weights
 from megatron_eureka.train.policy import Policy
+from megatron_eureka.train.sums import Sums
 from megatron_eureka.train.train_row import TrainRow
 from megatron_eureka.types import Group, ImageKey, MicroBatch, Sample
 
@@ -21,7 +22,7 @@ class UpdateBatch:
 
     samples: tuple[Sample, ...]  # [samples of the global update]
     rows: tuple[TrainRow, ...]  # this replica's
-    mismatch: dict[str, float] = field(default_factory=dict)  # of engine and trainer, see `correction_metrics`
+    mismatch: Sums | None = None  # of engine and trainer over the job, once old log-probs are there
 
     @property
     def images(self) -> list[ImageKey]:

@@ -18,11 +18,12 @@ CAUSES = (
 )
 
 
-def check_engine(totals: dict[str, float], config: Config) -> bool:
+def check_engine(difference: float, num_tokens: float, config: Config) -> bool:
     """Compare log-probs of the tokens that the engine has just drawn.
 
     Args:
-        totals: sums of the rollout correction over a step, the same on every rank.
+        difference: of their log-probs by engine and trainer, absolute, mean over a step's; the same on every rank.
+        num_tokens: that there are.
 
     Returns:
         whether there was something to compare: fresh samples of the whole vocabulary.
@@ -37,9 +38,9 @@ def check_engine(totals: dict[str, float], config: Config) -> bool:
             "log-probs are those within. A first step with all tokens shows whether they agree."
         )
         return True
-    if not totals["tokens"]:
+    if not num_tokens:
         return False
-    difference, bound = totals["logprob_diff"] / totals["tokens"], BOUNDS[config.precision.dtype]
+    bound = BOUNDS[config.precision.dtype]
     if difference <= bound:
         return True
     causes = "; ".join(f"({number}) {cause}" for number, cause in enumerate(CAUSES, 1))

@@ -5,12 +5,9 @@ from __future__ import annotations
 import time
 
 import torch
-import torch.distributed as dist
 
 from megatron_eureka.config.schema import Config
 from megatron_eureka.families.source import ModelSource
-from megatron_eureka.parallel.groups import device
-from megatron_eureka.rl.correction import correction_metrics, merge_totals
 from megatron_eureka.rl.step_advantages import StepAdvantages, step_advantages
 from megatron_eureka.rollout.collect import Collected
 from megatron_eureka.runs.metrics import over_updates
@@ -19,16 +16,17 @@ from megatron_eureka.train.batch import UpdateBatch, cut_into_updates, make_upda
 from megatron_eureka.train.engine_check import check_engine
 from megatron_eureka.train.evaluation import evaluate_if
 from megatron_eureka.train.export import export
-from megatron_eureka.train.logprob_passes import kl_by_sample, with_old_logprobs, with_reference
+from megatron_eureka.train.logprob_passes import kl_by_sample, mismatch_metrics, with_old_logprobs, with_reference
 from megatron_eureka.train.rollout_metrics import (
     advantage_metrics,
     performance,
     rollout_metrics,
     throughput,
-    vision_metrics,
+    vision_counts,
     warn_of_mismatch,
 )
 from megatron_eureka.train.session import Session, engine_turn, open_session
+from megatron_eureka.train.sums import over_ranks
 from megatron_eureka.train.update import update
 
 
@@ -85,7 +83,9 @@ def compute_logprobs(session: Session, batches: list[UpdateBatch]) -> list[Updat
     with run.timers("old_logprob"):
         batches = [with_old_logprobs(run.policy, batch) for batch in batches]
     if not session.compared:
-        session.compared = check_engine(merge_totals([batch.mismatch for batch in batches]), run.config)
+        num_tokens = sum(batch.mismatch.numbers()["tokens"] for batch in batches)
+        difference = mismatch_metrics(batches)["rollout_corr/logprob_diff_mean"]
+        session.compared = check_engine(difference, num_tokens, run.config)
     if session.reference is None:
         return batches
     with run.timers("ref_logprob"), session.reference.in_place():
@@ -142,12 +142,11 @@ def log(
     """Metrics, rollouts and the console line of a step."""
     run = session.run
     metrics = over_updates(updates)
-    metrics |= correction_metrics(merge_totals([batch.mismatch for batch in batches]))
+    metrics |= mismatch_metrics(batches)
     metrics |= rollout_metrics(collected, session.engine.policy_version)
     metrics |= advantage_metrics(advantages, run.config.algorithm)
     warn_of_mismatch(metrics, run.config.algorithm.correction.alarm)
-    metrics |= vision_metrics(run.policy, session.images_asked)
-    metrics |= step_counts(session)
+    metrics |= over_ranks(vision_counts(run.policy, session.images_asked) | step_counts(session))
     metrics["rollout/policy_version"] = float(session.engine.policy_version)
     metrics |= performance(collected, seconds)
     metrics |= throughput(run.policy, [row.micro_batch for batch in batches for row in batch.rows], run.timers)
@@ -167,15 +166,13 @@ def log(
 
 
 def step_counts(session: Session) -> dict[str, float]:
-    """What verifiers and the image store counted in this step, over the job."""
+    """What this rank's verifiers and image store counted in this step."""
     scorer, store = session.scorer.counters, session.data.store.counters
     counts = {"reward/timeouts": scorer["timeouts"], "reward/errors": scorer["errors"]}
     counts |= {"perf/images_decoded": store["decoded"]}
-    new = torch.tensor([count - session.counted.get(name, 0) for name, count in counts.items()], dtype=torch.float64)
+    new = {name: count - session.counted.get(name, 0) for name, count in counts.items()}
     session.counted = counts
-    new = new.to(device())
-    dist.all_reduce(new)
-    return dict(zip(counts, new.tolist(), strict=True))
+    return new
 
 
 def save_if(session: Session, step: int, due: bool) -> None:

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 
-from megatron_eureka.rl.correction import MAXIMA, SUMS, correct, correction_sums
+from megatron_eureka.rl.correction import PARTS, correct, correction_metrics, correction_sums
 from megatron_eureka.rl.kl import KL_ESTIMATORS
+from megatron_eureka.runs.metrics import reduced
 from megatron_eureka.train.batch import UpdateBatch
-from megatron_eureka.train.policy import Policy, Report, run_rows
-from megatron_eureka.train.totals import sum_by_sample, sum_over_job
+from megatron_eureka.train.policy import Policy, run_rows
+from megatron_eureka.train.sums import Sums, sum_by_sample, sum_over_job
 from megatron_eureka.train.train_row import TrainRow
+
+MISMATCH = (*PARTS, *reduced("rollout_corr"))
 
 
 def logprobs_of(policy: Policy, rows: Sequence[TrainRow]) -> list[torch.Tensor]:
     """[rows][targets] float32 under the weights in place, on the last stage; empty tensors elsewhere."""
-    reports = run_rows(policy, rows, lambda row, logprobs, _: _keep(logprobs), forward_only=True)
-    if not policy.is_last_stage:
-        return [torch.empty(0) for _ in rows]
-    return [report["logprobs"] for report in reports]
 
+    def keep(row, logprobs, entropies):
+        return logprobs.new_zeros(()), logprobs.detach()
 
-def _keep(logprobs: torch.Tensor) -> tuple[torch.Tensor, Report]:
-    return logprobs.new_zeros(()), {"logprobs": logprobs.detach()}
+    found = run_rows(policy, rows, keep, forward_only=True)
+    return found if policy.is_last_stage else [torch.empty(0) for _ in rows]
 
 
 def with_old_logprobs(policy: Policy, batch: UpdateBatch) -> UpdateBatch:
@@ -42,10 +45,10 @@ def with_old_logprobs(policy: Policy, batch: UpdateBatch) -> UpdateBatch:
     else:
         rows = [replace(row, old_logprobs=none, correction=none) for row, none in zip(batch.rows, found, strict=True)]
         reports = ()
-    return replace(batch, rows=tuple(rows), mismatch=sum_over_job(policy, reports, SUMS, MAXIMA))
+    return replace(batch, rows=tuple(rows), mismatch=sum_over_job(policy, reports, MISMATCH))
 
 
-def _corrected(policy: Policy, row: TrainRow, trainer: torch.Tensor) -> tuple[TrainRow, Report]:
+def _corrected(policy: Policy, row: TrainRow, trainer: torch.Tensor) -> tuple[TrainRow, Sums]:
     """The row with old log-probs and corrections, and the sums over what can be measured; trainer [targets]."""
     options = policy.config.algorithm.correction
     engine, index, stale = (values.to(trainer.device) for values in (row.engine_logprobs, row.sample_index, row.stale))
@@ -55,7 +58,13 @@ def _corrected(policy: Policy, row: TrainRow, trainer: torch.Tensor) -> tuple[Tr
     correction = correct(old, torch.where(drawn, engine, trainer), index, options)
     told = drawn & ~stale
     sums = correction_sums(trainer[told], engine[told], index[told], correction.of(told), options)
-    return replace(row, old_logprobs=old, correction=correction.weights), sums
+    return replace(row, old_logprobs=old, correction=correction.weights), Sums.of(sums)
+
+
+def mismatch_metrics(batches: Sequence[UpdateBatch]) -> dict[str, float]:
+    """`rollout_corr/*` over all updates of a step."""
+    mismatch = functools.reduce(operator.add, [batch.mismatch for batch in batches])
+    return mismatch.metrics() | correction_metrics(mismatch.numbers())
 
 
 def with_reference(policy: Policy, batch: UpdateBatch) -> UpdateBatch:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
@@ -30,7 +30,7 @@ from megatron_eureka.train.schedule import learning_rate
 from megatron_eureka.train.train_row import TrainRow
 from megatron_eureka.types import MicroBatch
 
-Report = dict[str, torch.Tensor]
+Report = Any  # what the loss of a row says beside it: sums for metrics, say
 WHOLE = slice(None)
 
 
@@ -40,7 +40,10 @@ class RowLoss(Protocol):
     def __call__(
         self, row: TrainRow, logprobs: torch.Tensor, entropies: torch.Tensor, part: slice = WHOLE
     ) -> tuple[torch.Tensor, Report]:
-        """Of a row on the device: log-probs and entropies [targets] float32 of all its targets, or of a part."""
+        """Of a row on the device: log-probs and entropies [targets] float32 of all its targets, or of a part.
+
+        The report of a part is not asked for.
+        """
         ...
 
 

@@ -80,15 +80,13 @@ def warn_of_mismatch(metrics: dict[str, float], alarm: float) -> None:
         )
 
 
-def vision_metrics(policy: Policy, images_asked: int) -> dict[str, float]:
-    """Images that went through the frozen tower in this step, and distinct ones that were asked for, over the job."""
-    counts = torch.zeros(2, dtype=torch.float64)
+def vision_counts(policy: Policy, images_asked: int) -> dict[str, float]:
+    """This rank's images that went through the frozen tower in this step, and distinct ones that were asked for."""
+    passes, asked = 0, 0
     if policy.encoder is not None:
+        passes = policy.encoder.take_passes()
         asked = images_asked if dist.get_rank(policy.groups.tp) == 0 else 0  # all ranks of a replica ask for the same
-        counts = torch.tensor([policy.encoder.take_passes(), asked], dtype=torch.float64)
-    counts = counts.to(next(policy.model[0].parameters()).device)
-    dist.all_reduce(counts)
-    return {"vision/tower_passes": float(counts[0]), "vision/distinct_images": float(counts[1])}
+    return {"vision/tower_passes": passes, "vision/distinct_images": asked}
 
 
 def throughput(policy: Policy, rows: Sequence[MicroBatch], timers: Timers) -> dict[str, float]:

@@ -13,12 +13,13 @@ from megatron_eureka.data.prompts import PromptSet
 from megatron_eureka.families.source import ModelSource
 from megatron_eureka.log import logger
 from megatron_eureka.rl.reductions import sample_weights
+from megatron_eureka.runs.metrics import reduced
 from megatron_eureka.train.batch import make_rows
 from megatron_eureka.train.export import export
 from megatron_eureka.train.policy import WHOLE, accumulate, step
 from megatron_eureka.train.run import Run
 from megatron_eureka.train.setup import load_data, new_stream, open_folder, open_run, start_job, start_recording
-from megatron_eureka.train.totals import sum_over_job
+from megatron_eureka.train.sums import Sums, sum_over_job
 from megatron_eureka.train.train_row import TrainRow
 
 
@@ -95,14 +96,11 @@ def fit(run: Run, demonstrations: PromptSet, indices: Sequence[int]) -> dict[str
     def row_loss(row: TrainRow, logprobs: torch.Tensor, entropies: torch.Tensor, part: slice = WHOLE):
         per_token = row.token_weights[part]
         loss = -(per_token * logprobs).sum()
-        return loss, {"loss": loss.detach(), "entropy": (per_token * entropies.detach()).sum()}
+        if part != WHOLE:
+            return loss, None
+        return loss, Sums.of({"sft/loss": loss, "sft/entropy": (per_token * entropies.detach()).sum()})
 
-    totals = sum_over_job(policy, accumulate(policy, rows, row_loss, by_token=True), ("loss", "entropy"))
+    totals = sum_over_job(policy, accumulate(policy, rows, row_loss, by_token=True), reduced("sft"))
     result = step(policy, run.updates, config.train.steps)
     run.updates += 1
-    return {
-        "sft/loss": totals["loss"],
-        "sft/entropy": totals["entropy"],
-        "sft/grad_norm": result.grad_norm,
-        "sft/lr": result.lr,
-    }
+    return totals.metrics() | {"sft/grad_norm": result.grad_norm, "sft/lr": result.lr}

@@ -6,12 +6,13 @@ import torch
 
 from megatron_eureka.rl.kl import KL_ESTIMATORS
 from megatron_eureka.rl.losses import LOSSES, OF_TOKENS, TokenLoss, Tokens
+from megatron_eureka.runs.metrics import reduced
 from megatron_eureka.train.batch import UpdateBatch
-from megatron_eureka.train.policy import WHOLE, Policy, Report, accumulate, step
-from megatron_eureka.train.totals import sum_over_job
+from megatron_eureka.train.policy import WHOLE, Policy, accumulate, step
+from megatron_eureka.train.sums import Sums, sum_over_job
 from megatron_eureka.train.train_row import TrainRow
 
-SUMS = ("tokens", "loss", "policy_loss", "clipped", "clipped_lower", "log_ratio", "entropy", "kl", "ratio_deviation")
+REPORTED = ("tokens", *reduced("actor"))
 
 
 def update(policy: Policy, batch: UpdateBatch, number: float, num_updates: int) -> dict[str, float]:
@@ -41,41 +42,31 @@ def update(policy: Policy, batch: UpdateBatch, number: float, num_updates: int) 
         if has_reference and algorithm.kl.place == "loss":
             total = total + algorithm.kl.coef * kl
         loss = (weights * total).sum()
-        sums = {"loss": loss.detach(), "policy_loss": (weights * policy_loss).sum().detach()}
-        return loss, sums | _report(tokens, result, entropies.detach(), kl.detach(), (weights > 0).float())
+        if part != WHOLE:
+            return loss, None
+        losses = {"actor/loss": loss, "actor/pg_loss": (weights * policy_loss).sum()}
+        return loss, Sums.of(losses | _of_tokens(tokens, result, entropies.detach(), kl.detach(), weights > 0))
 
     reports = accumulate(policy, batch.rows, row_loss, by_token=algorithm.loss in OF_TOKENS)
-    totals = sum_over_job(policy, reports, SUMS, maxima=("ratio_deviation",))
+    totals = sum_over_job(policy, reports, REPORTED)
     result = step(policy, number, num_updates)
-
-    def mean(name):
-        return totals[name] / max(totals["tokens"], 1.0)
-
-    metrics = {
-        "actor/loss": totals["loss"],
-        "actor/pg_loss": totals["policy_loss"],
-        "actor/pg_clipfrac": mean("clipped"),
-        "actor/pg_clipfrac_lower": mean("clipped_lower"),
-        "actor/ppo_kl": mean("log_ratio"),
-        "actor/entropy": mean("entropy"),
-        "actor/log_ratio_max": totals["ratio_deviation"],
-        "actor/grad_norm": result.grad_norm,
-        "actor/lr": result.lr,
-    }
-    return metrics | ({"actor/kl_loss": mean("kl")} if has_reference else {})
+    metrics = totals.metrics() | {"actor/grad_norm": result.grad_norm, "actor/lr": result.lr}
+    if not has_reference:
+        del metrics["actor/kl_loss"]
+    return metrics
 
 
-def _report(
+def _of_tokens(
     tokens: Tokens, result: TokenLoss, entropies: torch.Tensor, kl: torch.Tensor, trained: torch.Tensor
-) -> Report:
-    """Sums over the trained tokens of a row."""
+) -> dict[str, torch.Tensor]:
+    """What a row's trained tokens add to each metric, and how many they are; trained [targets] bool."""
     log_ratio = (tokens.logprobs - tokens.old_logprobs).detach()
     return {
         "tokens": trained.sum(),
-        "clipped": (result.clipped * trained).sum(),
-        "clipped_lower": (result.clipped_lower * trained).sum(),
-        "log_ratio": (-log_ratio * trained).sum(),
-        "entropy": (entropies * trained).sum(),
-        "kl": (kl * trained).sum(),
-        "ratio_deviation": log_ratio.abs().amax() if len(log_ratio) else log_ratio.sum(),
+        "actor/pg_clipfrac": (result.clipped * trained).sum(),
+        "actor/pg_clipfrac_lower": (result.clipped_lower * trained).sum(),
+        "actor/ppo_kl": (-log_ratio * trained).sum(),
+        "actor/entropy": (entropies * trained).sum(),
+        "actor/kl_loss": (kl * trained).sum(),
+        "actor/log_ratio_max": log_ratio.abs().amax() if len(log_ratio) else log_ratio.sum(),
     }

@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from megatron_eureka.config.algorithm import Correction
-from megatron_eureka.rl.correction import MAXIMA, SUMS, correct, correction_metrics, correction_sums, merge_totals
+from megatron_eureka.rl.correction import PARTS, correct, correction_metrics, correction_sums
+from megatron_eureka.runs.metrics import reduced
+from megatron_eureka.train.sums import Sums
 
 # Samples of 2, 3 and 1 tokens.
 INDEX = np.array([3, 3, 5, 5, 5, 6])
@@ -18,6 +20,12 @@ SAMPLES = [number == INDEX for number in (3, 5, 6)]
 
 def tensors():
     return torch.tensor(TRAINER), torch.tensor(ENGINE), torch.tensor(INDEX)
+
+
+def metrics_of(sums: dict[str, torch.Tensor]) -> dict[str, float]:
+    """Means and maxima as the table of metrics has them, and quotients."""
+    totals = Sums.of(sums)
+    return totals.metrics() | correction_metrics(totals.numbers())
 
 
 def of_samples(function) -> np.ndarray:
@@ -58,8 +66,8 @@ def test_extreme_differences_stay_finite():
 def test_metrics():
     options = Correction(weights="token", cap=2.0, reject="geometric", reject_low=0.5, reject_high=2.0)
     sums = correction_sums(*tensors(), correct(*tensors(), options), options)
-    assert tuple(sums) == SUMS and set(MAXIMA) < set(SUMS)  # ranks without rows sum by these names
-    got = correction_metrics({name: float(value) for name, value in sums.items()})
+    assert set(sums) == {*PARTS, *reduced("rollout_corr")}  # ranks without rows sum by these names
+    got = metrics_of(sums)
     d, ppl = TRAINER - ENGINE, lambda values: np.mean([-values[sample].mean() for sample in SAMPLES])
     product = np.array([np.exp(d[sample].sum()) for sample in SAMPLES])
     gaps = [abs(d[sample].mean()) for sample in SAMPLES]
@@ -88,15 +96,9 @@ def test_a_response_counts_as_rejected_when_nothing_of_it_is_left():
     options = Correction(weights="none", reject="token", reject_low=0.85, reject_high=2.0)
     # Ratios 1.05, 0.90 | 2.46, 1.35, 0.82 | 0.30: a response keeps both, one of three, none of its tokens.
     sums = correction_sums(*tensors(), correct(*tensors(), options), options)
-    metrics = correction_metrics({name: float(value) for name, value in sums.items()})
+    metrics = metrics_of(sums)
     assert metrics["rollout_corr/rejected_samples"] == pytest.approx(1 / 3)
     assert metrics["rollout_corr/rejected_tokens"] == pytest.approx(3 / 6)
-
-
-def test_updates_of_a_step_count_by_their_tokens_and_maxima_stay():
-    small, large = dict.fromkeys(SUMS, 1.0), dict.fromkeys(SUMS, 3.0)
-    merged = merge_totals([small, large])
-    assert merged == {name: 3.0 if name in MAXIMA else 4.0 for name in SUMS}
 
 
 def test_engine_and_trainer_agreeing_change_nothing():
@@ -105,7 +107,7 @@ def test_engine_and_trainer_agreeing_change_nothing():
     found = correct(*same, options)
     assert found.weights.tolist() == [1.0] * 6
     sums = correction_sums(*same, found, options)
-    metrics = correction_metrics({name: float(value) for name, value in sums.items()})
+    metrics = metrics_of(sums)
     assert metrics["rollout_corr/kl"] == metrics["rollout_corr/k3_kl"] == metrics["rollout_corr/rejected_tokens"] == 0
     assert metrics["rollout_corr/ess"] == pytest.approx(1.0)
 

@@ -6,9 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from megatron_eureka.rl.correction import SUMS, correction_metrics
 from megatron_eureka.runs.metric_table import METRICS, RANKS
-from megatron_eureka.runs.metrics import check_names, find, over_updates, render_metrics
+from megatron_eureka.runs.metrics import (
+    REDUCED,
+    check_names,
+    find,
+    over_updates,
+    reduced,
+    reduction_of,
+    render_metrics,
+)
 from megatron_eureka.runs.metrics_writer import MetricsWriter, read_metrics
 
 ROOT = Path(__file__).parents[2]
@@ -72,7 +79,19 @@ def test_all_names_in_the_sources_are_known():
     }
     assert len(literals) > 40
     check_names(literals)
-    check_names(correction_metrics(dict.fromkeys(SUMS, 1.0)))
+
+
+def test_what_ranks_and_rows_say_is_reduced_by_the_table():
+    assert set(REDUCED) < set(RANKS)
+    assert reduction_of("reward/timeouts") == "sum" and reduction_of("rollout_corr/is_max") == "max"
+    assert reduction_of("actor/ppo_kl") == "token mean"
+    assert reduction_of("rollout_corr/rejected_samples") == "sample mean"
+    assert reduction_of("tokens") == "sum"  # what metrics are made of
+    for name in ("rollout_corr/ess", "actor/lr", "timing_s/update"):
+        with pytest.raises(AssertionError, match=f"{name} is not reduced over ranks"):
+            reduction_of(name)
+    assert reduced("sft") == ("sft/loss", "sft/entropy")  # norm and learning rate are the same on all ranks
+    assert "actor/log_ratio_max" in reduced("actor") and "actor/log_ratio_max/first" not in reduced("actor")
 
 
 def test_updates_give_means_and_the_largest_of_maxima():

@@ -12,11 +12,10 @@ from megatron_eureka.families import PUBLISHED
 from megatron_eureka.families.source import ModelSource
 from megatron_eureka.parallel import groups as process
 from megatron_eureka.parallel.layout import Layout
-from megatron_eureka.rl.correction import correction_metrics
 from megatron_eureka.rl.step_advantages import step_advantages
 from megatron_eureka.rollout.truncation import treatment
 from megatron_eureka.train.batch import UpdateBatch, cut_into_updates, make_update
-from megatron_eureka.train.logprob_passes import with_old_logprobs
+from megatron_eureka.train.logprob_passes import mismatch_metrics, with_old_logprobs
 from megatron_eureka.train.policy import build_policy
 from megatron_eureka.train.update import update
 from megatron_eureka.types import FinishReason, Group, Prompt, Sample, VersionSpan
@@ -208,7 +207,7 @@ def _update(rank, world, model, truncated):
     batch = make_update(groups, config, policy)
     before = {name: weight.detach().clone() for name, weight in policy.weights().items()}
     batch = with_old_logprobs(policy, batch).with_advantages(step_advantages(groups, config.algorithm).values)
-    metrics = {**correction_metrics(batch.mismatch), **update(policy, batch, 0, 1)}
+    metrics = {**mismatch_metrics([batch]), **update(policy, batch, 0, 1)}
     moved = max(float((weight - before[name]).abs().max()) for name, weight in policy.weights().items())
     process.stop()
     return [row.old_logprobs for row in batch.rows], [row.sample_index for row in batch.rows], metrics, moved
@@ -244,7 +243,7 @@ def _measured(rank, world, model, engine, version, rollout=None):
     batch = with_old_logprobs(policy, batch)
     process.stop()
     (row,) = batch.rows
-    return row.old_logprobs, row.correction, row.sample_index, batch.mismatch
+    return row.old_logprobs, row.correction, row.sample_index, batch.mismatch.numbers()
 
 
 def test_samples_of_older_weights_and_tokens_nobody_drew_tell_nothing_of_the_mismatch(model):

@@ -14,27 +14,23 @@ def config(dtype: str = "fp32", **options) -> Config:
     return Config.model_validate({"precision": {"dtype": dtype}, **options})
 
 
-def totals(difference: float) -> dict[str, float]:
-    return {"tokens": 200.0, "logprob_diff": 200.0 * difference}
-
-
 @pytest.mark.parametrize(("dtype", "fine", "wrong"), [("fp32", 2e-5, 2e-3), ("bf16", 0.02, 0.06)])
 def test_rounding_goes_through_and_more_does_not(dtype, fine, wrong):
-    assert check_engine(totals(fine), config(dtype))
+    assert check_engine(fine, 200.0, config(dtype))
     with pytest.raises(RuntimeError, match=rf"differ by {wrong:g} .*of {dtype} explains.*\(1\) the engine has other w"):
-        check_engine(totals(wrong), config(dtype))
+        check_engine(wrong, 200.0, config(dtype))
 
 
 def test_a_user_may_go_on(monkeypatch, caplog):
     monkeypatch.setattr(logger, "propagate", True)
     with caplog.at_level(logging.WARNING):
-        assert check_engine(totals(0.3), config(algorithm={"correction": {"on_mismatch": "warn"}}))
+        assert check_engine(0.3, 200.0, config(algorithm={"correction": {"on_mismatch": "warn"}}))
     assert "differ by 0.3 on average" in caplog.text and "Nothing was trained" not in caplog.text
 
 
 def test_it_waits_for_fresh_samples_and_leaves_a_nucleus_alone():
-    assert not check_engine({"tokens": 0.0, "logprob_diff": 0.0}, config())
-    assert check_engine(totals(0.3), config(rollout={"top_p": 0.9}))
+    assert not check_engine(0.0, 0.0, config())
+    assert check_engine(0.3, 200.0, config(rollout={"top_p": 0.9}))
 
 
 @pytest.mark.slow

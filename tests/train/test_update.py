@@ -10,10 +10,15 @@ from examples.digits.model import make_model
 from megatron_eureka.families.source import ModelSource
 from megatron_eureka.parallel import groups
 from megatron_eureka.parallel.layout import Layout
-from megatron_eureka.rl.correction import correction_metrics
 from megatron_eureka.rl.step_advantages import step_advantages
 from megatron_eureka.train.batch import cut_into_updates, make_update
-from megatron_eureka.train.logprob_passes import kl_by_sample, logprobs_of, with_old_logprobs, with_reference
+from megatron_eureka.train.logprob_passes import (
+    kl_by_sample,
+    logprobs_of,
+    mismatch_metrics,
+    with_old_logprobs,
+    with_reference,
+)
 from megatron_eureka.train.policy import build_policy, run_rows
 from megatron_eureka.train.reference_policy import ReferencePolicy
 from megatron_eureka.train.update import update
@@ -87,7 +92,7 @@ def _two_updates(rank, world, model, layout, options):
     by_hand = _by_hand(policy, batch, config.algorithm) if world == 1 else None
     batch = batch.with_advantages(advantages.values)
     updates = [update(policy, batch, number, 2) for number in range(2)]
-    metrics = [{**correction_metrics(batch.mismatch), **result} for result in updates]
+    metrics = [{**mismatch_metrics([batch]), **result} for result in updates]
     groups.stop()
     return metrics, advantages.values.tolist(), by_hand
 

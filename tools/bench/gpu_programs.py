@@ -37,10 +37,9 @@ from megatron_eureka.data.prompts import PromptSet  # noqa: E402
 from megatron_eureka.families.source import ModelSource  # noqa: E402
 from megatron_eureka.model import attention  # noqa: E402
 from megatron_eureka.parallel import groups  # noqa: E402
-from megatron_eureka.rl.correction import correction_metrics  # noqa: E402
 from megatron_eureka.rl.step_advantages import step_advantages  # noqa: E402
 from megatron_eureka.train.batch import cut_into_updates, make_rows, make_update  # noqa: E402
-from megatron_eureka.train.logprob_passes import kl_by_sample, with_old_logprobs, with_reference  # noqa: E402
+from megatron_eureka.train.logprob_passes import kl_by_sample, mismatch_metrics, with_old_logprobs, with_reference  # noqa: E402
 from megatron_eureka.train.policy import Policy, accumulate, build_policy  # noqa: E402
 from megatron_eureka.train.reference_policy import ReferencePolicy  # noqa: E402
 from megatron_eureka.train.setup import start_job  # noqa: E402
@@ -229,7 +228,7 @@ def run_rl(variant: Variant, folder: str, algorithm: Mapping[str, object]) -> di
             old_all.append(torch.cat([row.old_logprobs for row in batch.rows]).cpu()[order])
             ready = batch.with_advantages(advantages[number])
             result = update(policy, ready, number, ROLLOUTS * len(batches))
-            metrics.append({**correction_metrics(batch.mismatch), **result})
+            metrics.append({**mismatch_metrics([batch]), **result})
         policy.offload()
         policy.restore()
 
