@@ -4,33 +4,42 @@ from __future__ import annotations
 
 import time
 
-from megatron_eureka.evaluate.heldout import evaluate
+from megatron_eureka.evaluate import heldout
 from megatron_eureka.evaluate.periodic import evaluate_benchmarks
 from megatron_eureka.log import logger
 from megatron_eureka.parallel.main_rank import run_on_main
-from megatron_eureka.train.session import Session, engine_turn
+from megatron_eureka.train.session import Session
 
 
-def evaluate_if(session: Session, step: int, due: bool) -> None:
-    """Evaluate after `step` what has no result yet; a collective over the whole job."""
-    if not due:
-        return
-    results = session.run.folder.evaluation
+def lacks_evaluation(session: Session, step: int) -> bool:
+    """Whether something that is evaluated has no result after `step` yet; a collective over the whole job."""
+    return _lacks_heldout(session, step) or _lacks_benchmarks(session, step)
 
-    def lacks(path):
-        return not run_on_main(path.exists, for_all=True)
 
-    if session.data.heldout and lacks(results / f"step_{step}.jsonl"):
+def evaluate(session: Session, step: int) -> None:
+    """Evaluate after `step` what has no result yet, in the engine's turn; a collective over the whole job."""
+    if _lacks_heldout(session, step):
         _answer_heldout(session, step)
-    if session.benchmarks and lacks(results / f"step_{step}" / f"{session.benchmarks[-1].name}.jsonl"):
+    if _lacks_benchmarks(session, step):
         _answer_benchmarks(session, step)
+
+
+def _lacks_heldout(session: Session, step: int) -> bool:
+    file = session.run.folder.evaluation / f"step_{step}.jsonl"
+    return bool(session.data.heldout) and not run_on_main(file.exists, for_all=True)
+
+
+def _lacks_benchmarks(session: Session, step: int) -> bool:
+    if not session.benchmarks:
+        return False
+    last = session.run.folder.evaluation / f"step_{step}" / f"{session.benchmarks[-1].name}.jsonl"
+    return not run_on_main(last.exists, for_all=True)
 
 
 def _answer_heldout(session: Session, step: int) -> None:
     """Answer the held-out prompts greedily, and record the result."""
     run, started = session.run, time.perf_counter()
-    with engine_turn(session):
-        result = evaluate(run.config, session.engine, session.scorer, session.data.heldout)
+    result = heldout.evaluate(run.config, session.engine, session.scorer, session.data.heldout)
     if run.is_main:
         result.write(run.folder.evaluation / f"step_{step}.jsonl")
         run.writer.write(step, {**result.metrics(), "timing_s/evaluation": time.perf_counter() - started})
@@ -45,7 +54,6 @@ def _answer_benchmarks(session: Session, step: int) -> None:
     """Ask the benchmarks as `evaluation` says, and record the results."""
     run, started = session.run, time.perf_counter()
     target = run.folder.evaluation / f"step_{step}"
-    with engine_turn(session):
-        metrics = evaluate_benchmarks(run.config, session.engine, session.benchmarks, target)
+    metrics = evaluate_benchmarks(run.config, session.engine, session.benchmarks, target)
     if run.is_main:
         run.writer.write(step, {**metrics, "timing_s/benchmarks": time.perf_counter() - started})

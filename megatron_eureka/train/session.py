@@ -40,7 +40,6 @@ class Session:
     benchmarks: tuple[OpenBenchmark, ...] = ()
     reference: ReferencePolicy | None = None  # where there is a KL term
     compared: bool = False  # the engine's log-probs with the trainer's, in this process
-    images_asked: int = 0  # distinct images of this replica's rows in the step
     counted: dict[str, int] = field(default_factory=dict)  # counters at the end of the step before
 
 
@@ -105,3 +104,13 @@ def engine_turn(session: Session) -> Iterator[None]:
     yield
     session.engine.sleep()
     session.run.policy.restore()
+
+
+@contextmanager
+def reference_turn(session: Session) -> Iterator[None]:
+    """The reference's weights come from the host and are in the policy's place inside; without a KL term, nothing."""
+    if session.reference is None:
+        yield
+        return
+    with session.run.timers("ref_logprob"), session.reference.in_place():
+        yield

@@ -13,8 +13,10 @@ from megatron_eureka.parallel.layout import Layout
 from megatron_eureka.rl.step_advantages import StepAdvantages
 from megatron_eureka.runs.timers import Timers
 from megatron_eureka.train import grpo
-from megatron_eureka.train.policy import build_policy, step
+from megatron_eureka.train.policy import build_policy
+from megatron_eureka.train.policy import step as policy_step
 from megatron_eureka.train.schedule import learning_rate
+from megatron_eureka.train.step import Step
 from tests.model.reference import config_for, pixels
 from tests.ranks import run_ranks
 
@@ -33,7 +35,7 @@ def _decayed(rank, world, model, layout):
     before = {name: parameter.detach().clone() for name, parameter in policy.weights().items()}
     for chunk in policy.chunks:
         chunk.zero_grad_buffer()
-    step(policy, 0, 10)
+    policy_step(policy, 0, 10)
     factors = {name: (weight / before[name]).detach() for name, weight in policy.weights().items()}
     groups.stop()
     return {name: (factor.min().item(), factor.max().item()) for name, factor in factors.items()}
@@ -59,15 +61,20 @@ def test_a_short_step_takes_its_whole_share_of_the_schedule(monkeypatch, num_bat
     seen = []
 
     def update(policy, batch, number, num_updates):
-        seen.append((number, num_updates, len(batch)))
+        seen.append((number, num_updates, batch))
         return {}
 
     monkeypatch.setattr(grpo, "update", update)
+    values = torch.arange(8.0 * num_batches)
+    monkeypatch.setattr(grpo, "step_advantages", lambda *_: StepAdvantages(values, torch.ones(2 * num_batches)))
     run = SimpleNamespace(config=config, policy=None, timers=Timers(), step=2, updates=2 * num_batches)
-    batches = [SimpleNamespace(samples=[None] * 8, with_advantages=list) for _ in range(num_batches)]
-    advantages = StepAdvantages(torch.zeros(8 * num_batches), torch.ones(2 * num_batches))
-    metrics = grpo.update_policy(SimpleNamespace(run=run), batches, advantages)
-    assert len(metrics) == num_batches and run.updates == 3 * num_batches
-    assert seen == [(8 + 4 * i / num_batches, 40, 8) for i in range(num_batches)]
+    step = Step(SimpleNamespace(run=run, reference=None), number=3, collected=SimpleNamespace(groups=()))
+    filled = SimpleNamespace(samples=[None] * 8, with_advantages=lambda values: values.tolist())
+    step.batches = [filled] * num_batches
+    grpo.compute_advantages(step)
+    grpo.update_policy(step)
+    assert len(step.updates) == num_batches and run.updates == 3 * num_batches
+    expected = [(8 + 4 * i / num_batches, 40, list(range(8 * i, 8 * i + 8))) for i in range(num_batches)]
+    assert seen == expected
     cosine = config.optimizer  # of 40 updates, 2 of warm-up: the rate of the place, not of the updates done
     assert learning_rate(seen[0][0], 40, cosine) < learning_rate(2 * num_batches, 40, cosine) or num_batches == 4
