@@ -14,6 +14,7 @@ FLOORS = [
     {"families"},
     {"answers", "parallel", "planner", "rl", "runs", "weights"},
     {"model", "rewards", "data", "bridge", "checkpoints"},
+    {"datasets"},
     {"engines"},
     {"rollout"},
     {"evaluate"},

@@ -18,7 +18,7 @@ from megatron_eureka.log import setup_logging
 from megatron_eureka.rewards.pool import VerifierPool
 
 if TYPE_CHECKING:
-    from megatron_eureka.data.check import Report, TokenCounter
+    from megatron_eureka.datasets.check import Report, TokenCounter
 
 PROBLEMS_FOUND = 1
 MAX_SHOWN = 10  # problems of a kind; --json has all
@@ -69,9 +69,9 @@ def convert(
     limit: Annotated[int, typer.Option(min=0, help="Stop after so many rows; 0: all.")] = 0,
 ) -> None:
     """Convert rows."""
-    from megatron_eureka.data.convert import Conversion
-    from megatron_eureka.data.convert import convert as convert_files
-    from megatron_eureka.data.layouts import Columns
+    from megatron_eureka.datasets.convert import Conversion
+    from megatron_eureka.datasets.convert import convert as convert_files
+    from megatron_eureka.datasets.layouts import Columns
 
     setup_logging()
     folder = images or out.parent / "images"
@@ -100,7 +100,7 @@ def check(
     workers: Annotated[int, typer.Option(min=1, help="Processes that try to parse the labels.")] = 2,
 ) -> None:
     """Check files."""
-    from megatron_eureka.data.check import check_files
+    from megatron_eureka.datasets.check import check_files
 
     setup_logging()
     if json_file and not json_file.parent.is_dir():  # said before the work
@@ -122,8 +122,8 @@ def check(
 
 def _test_files(value: str) -> list[Path]:
     """The file or folder itself; of a benchmark, the files that its evaluation reads."""
-    from megatron_eureka.evaluate.benchmarks import BENCHMARKS
-    from megatron_eureka.evaluate.benchmarks.files import find_files
+    from megatron_eureka.datasets.benchmarks import BENCHMARKS
+    from megatron_eureka.datasets.tables import find_files
 
     name, equals, path = value.partition("=")
     if not equals or name not in BENCHMARKS or Path(value).exists():
@@ -177,8 +177,8 @@ def _judge(labels: list[str], workers: int) -> list[tuple[str, str | None]]:
 
 
 def _token_counter(model: Path) -> TokenCounter:
-    from megatron_eureka.data.check import TokenCounter
     from megatron_eureka.data.processor import load_processor
+    from megatron_eureka.datasets.check import TokenCounter
     from megatron_eureka.families.source import ModelSource
 
     options = Data()

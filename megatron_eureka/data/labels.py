@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 from megatron_eureka.answers.notation import boxed, unboxed
+from megatron_eureka.data.bad_row import BadRow
 from megatron_eureka.data.messages import show
-from megatron_eureka.data.refusal import BadRow
 
 _TAG = re.compile(r"</?answer>", re.IGNORECASE)
 _TAGGED = re.compile(r"<answer>(.*?)</answer>", re.IGNORECASE | re.DOTALL)

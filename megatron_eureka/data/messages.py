@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from megatron_eureka.data.bad_row import bad_row
 from megatron_eureka.families.chat import CONTROL_TOKENS
 
 ROLES = ("system", "user", "assistant", "tool")
@@ -14,6 +15,7 @@ ROLES = ("system", "user", "assistant", "tool")
 PLACEHOLDER = re.compile(r"<(?:image[ _]?(?P<number>\d{0,2})|img_\d{1,9})>")
 
 
+@bad_row("message", "message: ")
 def parse_messages(value: Any) -> tuple[dict, ...]:
     """Chat turns from a list, or from a JSON string of one.
 
@@ -22,41 +24,66 @@ def parse_messages(value: Any) -> tuple[dict, ...]:
     back as `{"type": "image", "image": source}`.
 
     Raises:
-        ValueError: not JSON, no turns, an unknown role or part, or options of a part that would be ignored.
+        BadRow: not JSON, no turns, an unknown role or part, or options of a part that would be ignored.
     """
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"message is a string but no JSON: {error}") from error
-    if not isinstance(value, list) or not value:
-        raise ValueError(f"message: expected a list of chat turns or a JSON string of one, got {show(value)}")
-    return tuple(_parse_turn(turn) for turn in value)
+    return _turns(value)
 
 
+@bad_row("message", "message: ")
 def parse_prompt(value: Any) -> tuple[dict, ...]:
     """Chat turns that ask something: what training and evaluation take.
 
     Raises:
-        ValueError: as `parse_messages`; the last turn is not the user's, so that the answer may stand in the prompt;
+        BadRow: as `parse_messages`; the last turn is not the user's, so that the answer may stand in the prompt;
             it is empty; a text names pictures and there is none; or it holds tokens of the chat or of pictures.
     """
-    messages = parse_messages(value)
+    messages = _turns(value)
     last = messages[-1]
     if last["role"] != "user":
-        raise ValueError(f"message: the last turn is the {last['role']}'s, expected the user's; an answer is no turn")
+        raise ValueError(f"the last turn is the {last['role']}'s, expected the user's; an answer is no turn")
     if not image_sources((last,)) and not "".join(turn_texts(last)).strip():
-        raise ValueError("message: the user's last turn is empty")
+        raise ValueError("the user's last turn is empty")
     named = named_pictures(messages)
     if named and not image_sources(messages):
-        raise ValueError(f"message: {', '.join(named)} in a text, but no picture. Give pictures as parts of the turn")
+        raise ValueError(f"{', '.join(named)} in a text, but no picture. Give pictures as parts of the turn")
     held = control_tokens(text for turn in messages for text in turn_texts(turn))
     if held:
         raise ValueError(
-            f"message: {', '.join(held)} in a text would not be read as text. Take it out; give turns as turns and "
+            f"{', '.join(held)} in a text would not be read as text. Take it out; give turns as turns and "
             "pictures as parts of a turn's content"
         )
     return messages
+
+
+def _turns(value: Any) -> tuple[dict, ...]:
+    value = turns_in(value)
+    if not isinstance(value, list) or not value:
+        raise ValueError(f"expected a list of chat turns or a JSON string of one, got {show(value)}")
+    return tuple(_parse_turn(turn) for turn in value)
+
+
+def turns_in(value: Any) -> Any:
+    """What a text is as JSON; anything else as it is.
+
+    Raises:
+        ValueError: it is a text, and no JSON.
+    """
+    try:
+        return parse_json(value) if isinstance(value, str) else value
+    except ValueError as error:
+        raise ValueError(f"a string that is no JSON: {error}") from error
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What JSON says.
+
+    Raises:
+        ValueError: it is none, no UTF-8, or nested too deeply.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError(error) from error
 
 
 def turn_texts(turn: dict) -> list[str]:
@@ -87,14 +114,14 @@ def control_tokens(texts: Iterable[str]) -> list[str]:
 
 def _parse_turn(turn: Any) -> dict:
     if not isinstance(turn, dict) or not {"role", "content"} <= turn.keys():
-        raise ValueError(f"message: expected turns with role and content, got {show(turn)}")
+        raise ValueError(f"expected turns with role and content, got {show(turn)}")
     if turn["role"] not in ROLES:
-        raise ValueError(f"message: role {show(turn['role'])} is none of {', '.join(ROLES)}")
+        raise ValueError(f"role {show(turn['role'])} is none of {', '.join(ROLES)}")
     content = turn["content"]
     if isinstance(content, list):
         content = [_parse_part(part) for part in content]
     elif not isinstance(content, str):
-        raise ValueError(f"message: content must be a string or a list of parts, got {show(content)}")
+        raise ValueError(f"content must be a string or a list of parts, got {show(content)}")
     return {"role": turn["role"], "content": content}
 
 
@@ -102,7 +129,7 @@ def _parse_part(part: Any) -> dict:
     if isinstance(part, str):
         return {"type": "text", "text": part}
     if not isinstance(part, dict):
-        raise ValueError(f"message: a part must be a mapping with a type, got {show(part)}")
+        raise ValueError(f"a part must be a mapping with a type, got {show(part)}")
     given = {name: value for name, value in part.items() if value is not None}
     kind = given.pop("type", None)
     source = given.pop("image", None) if kind != "text" else None
@@ -116,14 +143,14 @@ def _parse_part(part: Any) -> dict:
     if kind in ("image", "image_url") and isinstance(source, str) and source:
         _refuse_rest(given, "image")
         return {"type": "image", "image": source}
-    raise ValueError(f"message: a part must be a text or an image with its source, got {show(part)}")
+    raise ValueError(f"a part must be a text or an image with its source, got {show(part)}")
 
 
 def _refuse_rest(rest: dict, kind: str) -> None:
     """Ignoring an option such as min_pixels of one image would change what is trained without a word."""
     rest = {name: value for name, value in rest.items() if value != ""}
     if rest:
-        raise ValueError(f"message: {', '.join(sorted(rest))} of a part of type {kind} is not supported; remove it")
+        raise ValueError(f"{', '.join(sorted(rest))} of a part of type {kind} is not supported; remove it")
 
 
 def show(value: Any) -> str:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
 
+from megatron_eureka.data.bad_row import BadRow, LeftOut, bad_row
 from megatron_eureka.data.images import ImageStore
 from megatron_eureka.data.messages import control_tokens, image_sources
-from megatron_eureka.data.records import Record, check_is_jsonl, parse_record, read_record
-from megatron_eureka.data.refusal import BadRow
+from megatron_eureka.data.records import Record, check_is_jsonl, parse_record, read_lines, read_record
 from megatron_eureka.families.chat import END_OF_TURN
 from megatron_eureka.log import logger, progress
 from megatron_eureka.types import ImageKey, Prompt
@@ -21,7 +21,8 @@ from megatron_eureka.types import ImageKey, Prompt
 if TYPE_CHECKING:
     from megatron_eureka.config.schema import Data
 
-MAX_LOGGED = 20  # skipped lines that are named one by one
+# Counters of what is left out, by the kind of a `BadRow`; all other kinds are bad lines.
+COUNTERS = {"answer": "bad_label", "picture": "bad_image", "overlong": "overlong"}
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,6 @@ class PromptSet:
 
     def __len__(self) -> int:
         return len(self.prompts)
-
-
-class _BadLine(ValueError):
-    def __init__(self, kind: str, reason: str):
-        super().__init__(reason)
-        self.kind = kind  # its counter
 
 
 def load_prompts(
@@ -66,34 +61,54 @@ def load_prompts(
     Raises:
         ValueError: a file is missing; nothing is left; or a bad or over-long line where the options say "error".
     """
+    rows = progress(_rows(paths, options), "reading prompts")
+    loaded = make_prompts(rows, options, processor, store, check_label, with_responses)
+    if not loaded.prompts:
+        files, lines = ", ".join(map(str, paths)) or "no files", loaded.counters["lines"]
+        left_out = {kind: count for kind, count in loaded.counters.items() if count and kind != "lines"}
+        raise ValueError(f"No prompt is left of {lines} lines in {files}: {left_out or 'empty'}.")
+    return loaded
+
+
+def make_prompts(
+    rows: Iterable[tuple[str, Path, Any]],
+    options: Data,
+    processor: Any,
+    store: ImageStore,
+    check_label: Callable[[str], str | None] | None = None,
+    with_responses: bool = False,
+) -> PromptSet:
+    """As `load_prompts`, of rows, and of none too: each with its place and the folder that its pictures start from."""
     held = control_tokens([options.system_prompt])
     if held:
         raise ValueError(f"data.system_prompt holds {', '.join(held)}, which would not be read as text. Take it out.")
     check = cache(check_label) if check_label else lambda label: None
-    counters = dict.fromkeys(("lines", "loaded", "overlong", "bad_line", "bad_image", "bad_label"), 0)
-    prompts: list[Prompt] = []
-    responses: list[tuple[int, ...]] = []
-    for place, root, text in progress(_lines(paths, options), "reading prompts"):
-        counters["lines"] += 1
+    num_rows, left_out = 0, LeftOut()
+    made: list[tuple[Prompt, tuple[int, ...]]] = []
+    for place, root, row in rows:
+        num_rows += 1
         try:
-            record = _read(text, place)
-            _check_answer(record, check, with_responses)
-            response = _response(record, with_responses, processor)
-            prompt = _build(record, place, options, processor, store, root)
-        except _BadLine as error:
+            fields = parse_record(row, place)
+            try:
+                record = read_record(fields)
+                _check_answer(record, check, with_responses)
+                response = _response(record, with_responses, processor)
+                made.append((_build(record, place, options, processor, store, root), response))
+            except BadRow as error:
+                raise BadRow(error.kind, f"id {fields['id']!r}: {error}") from error
+        except BadRow as error:
             if error.kind == "overlong" and options.overlong == "error":
                 raise ValueError(f"{place}: {error} Or drop such lines: data.overlong = drop.") from error
             if error.kind != "overlong" and options.on_error == "error":
                 raise ValueError(f"{place}: {error} (data.on_error = skip leaves bad lines out)") from error
-            counters[error.kind] += 1
-            if sum(counters.values()) - counters["lines"] - counters["loaded"] <= MAX_LOGGED:
-                logger.warning("%s: left out: %s", place, error)
-            continue
-        prompts.append(prompt)
-        responses.append(response)
-        counters["loaded"] += 1
-    _report(counters, paths)
-    return PromptSet(tuple(prompts), tuple(responses), counters)
+            left_out.add(place, error)
+    counters = {"lines": num_rows, "loaded": len(made), "overlong": 0, "bad_line": 0, "bad_image": 0, "bad_label": 0}
+    for kind, count in left_out.items():
+        counters[COUNTERS.get(kind, "bad_line")] += count
+    if left_out:
+        named = ", ".join(f"{count} {kind}" for kind, count in list(counters.items())[2:] if count)
+        logger.warning("Left out %d of %d lines: %s.", left_out.total(), num_rows, named)
+    return PromptSet(tuple(prompt for prompt, _ in made), tuple(response for _, response in made), counters)
 
 
 def expand(engine_token_ids: Iterable[int], images: Iterable[ImageKey], image_token_id: int) -> tuple[int, ...]:
@@ -105,8 +120,8 @@ def expand(engine_token_ids: Iterable[int], images: Iterable[ImageKey], image_to
     return tuple(ids)
 
 
-def _lines(paths: Iterable[str | Path], options: Data) -> Iterator[tuple[str, Path, bytes]]:
-    """(file:line, folder that image paths start from, content) of every line that is not blank."""
+def _rows(paths: Iterable[str | Path], options: Data) -> Iterator[tuple[str, Path, Any]]:
+    """(file:line, folder that image paths start from, row) of every line that is not blank."""
     for path in map(Path, paths):
         if path.is_dir():
             raise ValueError(f"{path} is a folder. Give its JSONL files in data.train or evaluation.data.")
@@ -114,22 +129,8 @@ def _lines(paths: Iterable[str | Path], options: Data) -> Iterator[tuple[str, Pa
             raise ValueError(f"{path}: no such file. Check data.train and evaluation.data.")
         check_is_jsonl(path)
         root = Path(options.image_root) if options.image_root else path.parent
-        with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield f"{path}:{number}", root, line
-
-
-def _read(text: bytes, place: str) -> Record:
-    try:
-        fields = parse_record(text, place)
-    except BadRow as error:
-        raise _BadLine("bad_line", str(error)) from error
-    try:
-        return read_record(fields)
-    except BadRow as error:
-        kind = "bad_label" if error.kind == "answer" else "bad_line"
-        raise _BadLine(kind, f"id {fields['id']!r}: {error}") from error
+        for number, row in read_lines(path):
+            yield f"{path}:{number}", root, row
 
 
 def _check_answer(record: Record, check: Callable[[str], str | None], demonstrates: bool) -> None:
@@ -138,12 +139,12 @@ def _check_answer(record: Record, check: Callable[[str], str | None], demonstrat
     else:
         reason = check(record.answer)
     if reason:
-        raise _BadLine("bad_label", f"id {record.id!r}: {reason}")
+        raise BadRow("answer", reason)
 
 
 def _response(record: Record, required: bool, processor: Any) -> tuple[int, ...]:
     if record.response is None and required:
-        raise _BadLine("bad_line", f"id {record.id!r}: response must be a text, got none")
+        raise BadRow("response", "response must be a text, got none")
     if record.response is None:
         return ()
     tokenizer = processor.tokenizer
@@ -155,36 +156,22 @@ def _build(record: Record, place: str, options: Data, processor: Any, store: Ima
     messages = record.messages
     if options.system_prompt:
         messages = ({"role": "system", "content": options.system_prompt}, *messages)
-    try:
+    with bad_row("picture"):
         images = tuple(store.add(source, root) for source in image_sources(messages))
-    except ValueError as error:
-        raise _BadLine("bad_image", f"id {record.id!r}: {error}") from error
     try:
         text = processor.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
     except TemplateError as error:  # some templates refuse an order of roles
-        raise _BadLine("bad_line", f"id {record.id!r}: the chat template refuses the turns: {error}") from error
+        raise BadRow("message", f"the chat template refuses the turns: {error}") from error
     engine_ids = tuple(processor.tokenizer(text, add_special_tokens=False)["input_ids"])
     placeholders = engine_ids.count(processor.image_token_id)
     if placeholders != len(images):
-        raise _BadLine(
-            "bad_line",
-            f"id {record.id!r}: {placeholders} image placeholders for {len(images)} images. Give images as parts of "
-            f"a turn's content and leave {processor.image_token} out of the text.",
+        raise BadRow(
+            "message",
+            f"{placeholders} image placeholders for {len(images)} images. Give images as parts of a turn's content "
+            f"and leave {processor.image_token} out of the text.",
         )
     ids = expand(engine_ids, images, processor.image_token_id)
     if len(ids) > options.max_prompt_tokens:
-        raise _BadLine(
-            "overlong",
-            f"id {record.id!r}: {len(ids)} prompt tokens, data.max_prompt_tokens is {options.max_prompt_tokens}.",
-        )
+        limit = options.max_prompt_tokens
+        raise BadRow("overlong", f"{len(ids)} prompt tokens, data.max_prompt_tokens is {limit}.")
     return Prompt(record.id, place, messages, record.answer or "", ids, engine_ids, images)
-
-
-def _report(counters: dict[str, int], paths: Iterable[str | Path]) -> None:
-    left_out = {kind: count for kind, count in counters.items() if count and kind not in ("lines", "loaded")}
-    if left_out:
-        named = ", ".join(f"{count} {kind}" for kind, count in left_out.items())
-        logger.warning("Left out %d of %d lines: %s.", sum(left_out.values()), counters["lines"], named)
-    if not counters["loaded"]:
-        files = ", ".join(map(str, paths)) or "no files"
-        raise ValueError(f"No prompt is left of {counters['lines']} lines in {files}: {left_out or 'empty'}.")

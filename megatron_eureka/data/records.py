@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from megatron_eureka.data.bad_row import BadRow
 from megatron_eureka.data.labels import bare_label
-from megatron_eureka.data.messages import control_tokens, parse_prompt, show
-from megatron_eureka.data.refusal import BadRow
+from megatron_eureka.data.messages import control_tokens, parse_json, parse_prompt, show
 from megatron_eureka.families.chat import END_OF_TURN
 
 # What lines of other layouts have instead of `message`.
@@ -27,23 +28,31 @@ class Record:
     response: str | None  # a demonstration, without the token that ends it
 
 
-def parse_record(line: bytes, place: str) -> dict:
+def read_lines(path: Path) -> Iterator[tuple[int, Any]]:
+    """(number from 1, row) of every line of JSONL that is not blank; the row of one that is no JSON is a `BadRow`."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                try:
+                    yield number, parse_json(line)
+                except ValueError as error:
+                    yield number, BadRow("json", f"not valid JSON: {error}")
+
+
+def parse_record(row: Any, place: str) -> dict:
     """The line's fields as they stand there; `id` is the place where it has none.
 
     Raises:
         BadRow: it is no JSON, or no mapping with a message.
     """
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise BadRow("json", f"not valid JSON: {error}") from error
-    if not isinstance(record, dict) or "message" not in record:
-        other = next((name for name in OTHER_LAYOUTS if isinstance(record, dict) and name in record), None)
+    if isinstance(row, BadRow):
+        raise row
+    fields = row if isinstance(row, dict) else {}
+    if "message" not in fields:
+        other = next((name for name in OTHER_LAYOUTS if name in fields), None)
         hint = f"; {other!r} is of another layout: run `megatron-eureka data convert` on the file" if other else ""
         raise BadRow("message", f"expected a mapping with message and answer{hint}")
-    if record.get("id") is None:
-        record["id"] = place
-    return record
+    return fields if fields.get("id") is not None else fields | {"id": place}
 
 
 def read_record(fields: dict) -> Record:
@@ -53,10 +62,7 @@ def read_record(fields: dict) -> Record:
         BadRow: one of them is of no use.
     """
     answer, response, name = answer_of(fields), response_of(fields), str(fields["id"])
-    try:
-        messages = parse_prompt(fields["message"])
-    except ValueError as error:
-        raise BadRow("message", str(error)) from error
+    messages = parse_prompt(fields["message"])
     for text in (name, json.dumps(messages, ensure_ascii=False), answer, response):
         check_encodes(text or "")
     return Record(name, messages, answer, response)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,13 @@ from megatron_eureka.checkpoints import megatron_to_hf
 from megatron_eureka.config.schema import Config
 from megatron_eureka.data.images import ImageStore
 from megatron_eureka.data.processor import load_processor
-from megatron_eureka.data.prompts import load_prompts
+from megatron_eureka.data.prompts import make_prompts
+from megatron_eureka.datasets.benchmarks import Benchmark, load_benchmark
 from megatron_eureka.engines.options import EngineOptions
 from megatron_eureka.engines.protocol import Engine, Refusal, SamplingOptions, sampling_seed
-from megatron_eureka.evaluate.benchmarks import Benchmark, load_benchmark
-from megatron_eureka.evaluate.plan import Source, sampling, settings, sources, turns
+from megatron_eureka.evaluate.plan import Source, response_file, sampling, sources, turns
 from megatron_eureka.evaluate.responses import Response, ResponseFile
 from megatron_eureka.families.source import ModelSource
-from megatron_eureka.files import write_atomically
 from megatron_eureka.log import logger
 from megatron_eureka.parallel import groups
 from megatron_eureka.parallel.layout import Layout
@@ -40,6 +40,63 @@ class Question:
     id: str
     place: int  # in the benchmark; names its seeds, so that a resumed run draws the same
     prompt: Prompt | None  # None: none could be made
+
+
+@dataclass(frozen=True)
+class OpenBenchmark:
+    """The questions of a benchmark that are to be asked; their pictures are in a rank's store."""
+
+    name: str
+    questions: tuple[Question, ...]
+    benchmark: Benchmark | None  # on rank 0, which scores
+    file: ResponseFile | None = None  # on rank 0, where responses are kept
+
+    @property
+    def max_images(self) -> int:
+        """Pictures of the question that has most; engines are built for so many."""
+        return max((len(question.prompt.images) for question in self.questions if question.prompt), default=0)
+
+
+def open_benchmark(
+    config: Config,
+    source: Source,
+    processor: Any,
+    store: ImageStore,
+    images: Path,
+    keep: Callable[[Benchmark], ResponseFile] | None = None,
+) -> OpenBenchmark:
+    """Read a benchmark on rank 0, which hands the turns of all questions on; a collective over the whole job.
+
+    Args:
+        images: folder for pictures that stand in tables; all ranks see it.
+        keep: gives the file of the responses that there are, whose questions are not asked again.
+
+    Raises:
+        ValueError: the benchmark cannot be read, or no prompt can be made of any of its questions.
+    """
+    own: dict[str, Any] = {"benchmark": None}
+
+    def read() -> tuple[int, list[tuple[int, str, str]]]:
+        """Number of items, and (place, id, turns) of what is to be asked: JSON without halves of surrogate pairs."""
+        own["benchmark"] = load_benchmark(source.name, source.path, images, config.evaluation.max_prompts)
+        if keep:
+            own["file"] = keep(own["benchmark"])
+        answered = own["file"].open() if keep else {}
+        items = own["benchmark"].items
+        return len(items), [
+            (place, item.id, json.dumps(turns(item, config), ensure_ascii=False).encode("utf-8", "replace").decode())
+            for place, item in enumerate(items)
+            if item.id not in answered
+        ]
+
+    num_items, asked = run_on_main(read, for_all=True)
+    options = config.data.model_copy(update={"on_error": "skip", "overlong": "drop", "system_prompt": ""})
+    rows = ((str(place), Path(), {"message": message, "answer": ""}) for place, _, message in asked)
+    prompts = {int(prompt.place): prompt for prompt in make_prompts(rows, options, processor, store).prompts}
+    if len(asked) == num_items and not prompts:
+        raise ValueError(f"No prompt is left of the {num_items} questions of {source.path}: {UNREADABLE}.")
+    questions = tuple(Question(name, place, prompts.get(place)) for place, name, _ in asked)
+    return OpenBenchmark(source.name, questions, **own)
 
 
 def generate(config: Config, model: Path, folder: Path) -> None:
@@ -60,10 +117,10 @@ def generate(config: Config, model: Path, folder: Path) -> None:
     loaded = ModelSource.open(weights)
     processor = load_processor(loaded)
     store = ImageStore.from_options(config.data, processor.image_processor, folder / ".images")
-    works = [_open_work(config, source, model, folder, processor, store) for source in sources(config.evaluation)]
-    questions = [question for work in works for question in work.questions]
-    if questions:
-        engine = _start_engine(config, loaded, store, [question.prompt for question in questions if question.prompt])
+    images, keep = folder.parent / "images", partial(response_file, config, model, folder)
+    works = [open_benchmark(config, source, processor, store, images, keep) for source in sources(config.evaluation)]
+    if any(work.questions for work in works):
+        engine = _start_engine(config, loaded, store, max(1, *(work.max_images for work in works)))
         for work in works:
             _answer(config, engine, work)
     for work in works:
@@ -90,80 +147,15 @@ def ask(config: Config, engine: Engine, questions: Sequence[Question], options: 
     return [found.get(question.id) or Response(question.id, (), (), UNREADABLE) for question in questions]
 
 
-def write_turns(benchmark: Benchmark, config: Config, file: Path) -> None:
-    """Write the items' turns as JSONL in the training format; an item's id is its place."""
-    lines = [
-        {"id": str(place), "message": turns(item, config), "answer": ", ".join(item.gold)}
-        for place, item in enumerate(benchmark.items)
-    ]
-    write_atomically(file, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), errors="replace")
-
-
-def read_questions(
-    file: Path,
-    ids: Sequence[str],
-    config: Config,
-    processor: Any,
-    store: ImageStore,
-    skip: frozenset[str] = frozenset(),
-) -> list[Question]:
-    """The questions that `write_turns` wrote, without those in `skip`; called on every rank.
-
-    Args:
-        ids: of all items, in their order.
-    """
-    changes = {"on_error": "skip", "overlong": "drop", "system_prompt": "", "image_root": ""}
-    prompts = load_prompts([file], config.data.model_copy(update=changes), processor, store).prompts
-    by_place = {int(prompt.id): prompt for prompt in prompts}
-    return [Question(name, place, by_place.get(place)) for place, name in enumerate(ids) if name not in skip]
-
-
-def response_file(config: Config, benchmark: Benchmark, model: Path, folder: Path) -> ResponseFile:
-    """Where a model's responses to a benchmark go."""
-    return ResponseFile(folder / f"{benchmark.name}.responses.jsonl", settings(config, benchmark, model))
-
-
-@dataclass(frozen=True)
-class _Work:
-    """The questions of a benchmark that still have no answer."""
-
-    name: str
-    questions: list[Question]
-    file: ResponseFile | None  # open, on rank 0
-
-
-def _open_work(config: Config, source: Source, model: Path, folder: Path, processor: Any, store: ImageStore) -> _Work:
-    turns_file = folder.parent / "prompts" / f"{source.name}.jsonl"
-    opened: list[ResponseFile] = []
-
-    def open_file() -> tuple[list[str], list[str]]:
-        benchmark = load_benchmark(source.name, source.path, folder.parent / "images", config.evaluation.max_prompts)
-        write_turns(benchmark, config, turns_file)
-        opened.append(response_file(config, benchmark, model, folder))
-        return [item.id for item in benchmark.items], list(opened[0].open())
-
-    ids, answered = run_on_main(open_file, for_all=True)
-    if set(ids) <= set(answered):
-        return _Work(source.name, [], opened[0] if opened else None)
-    questions = read_questions(turns_file, ids, config, processor, store, frozenset(answered))
-    return _Work(source.name, questions, opened[0] if opened else None)
-
-
-def _answer(config: Config, engine: Engine, work: _Work) -> None:
+def _answer(config: Config, engine: Engine, work: OpenBenchmark) -> None:
     """Ask chunk by chunk; rank 0 writes each chunk before the next one is asked."""
-    options = sampling(config)
-    for done, chunk in _chunks(work.questions, config.evaluation.chunk_prompts):
-        responses = ask(config, engine, chunk, options)
+    size, total = config.evaluation.chunk_prompts, len(work.questions)
+    for start in range(0, total, size):
+        chunk = work.questions[start : start + size]
+        responses = ask(config, engine, chunk, sampling(config))
         if work.file is not None:
             work.file.append(responses)
-            logger.info("%s: %d of %d items answered", work.name, done, len(work.questions))
-
-
-def _chunks(questions: Sequence[Question], size: int) -> Iterator[tuple[int, Sequence[Question]]]:
-    """(items done after it, chunk)."""
-    for start in range(0, len(questions), size):
-        chunk = questions[start : start + size]
-        yield start + len(chunk), chunk
+            logger.info("%s: %d of %d items answered", work.name, start + len(chunk), total)
 
 
 def _response(name: str, result: Group | Refusal) -> Response:
@@ -174,11 +166,10 @@ def _response(name: str, result: Group | Refusal) -> Response:
     return Response(name, texts, tuple(sample.finish_reason for sample in result.samples))
 
 
-def _start_engine(config: Config, source: ModelSource, store: ImageStore, prompts: Sequence[Prompt]) -> Engine:
+def _start_engine(config: Config, source: ModelSource, store: ImageStore, max_images: int) -> Engine:
     # vLLM takes seconds to import and sets torch's state: only those who generate load it.
     from megatron_eureka.engines.colocated import ColocatedEngine
 
-    max_images = max([1, *(len(prompt.images) for prompt in prompts)])
     share = max(config.rollout.gpu_memory_utilization, ALONE_ON_GPU)
     options = EngineOptions.from_config(config, source, max_images=max_images, gpu_memory_utilization=share)
     return ColocatedEngine(options, store)

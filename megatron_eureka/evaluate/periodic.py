@@ -3,44 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch.distributed as dist
 
 from megatron_eureka.config.schema import Config
 from megatron_eureka.data.images import ImageStore
 from megatron_eureka.engines.protocol import Engine
-from megatron_eureka.evaluate.benchmarks import Benchmark, load_benchmark
-from megatron_eureka.evaluate.generate import Question, ask, read_questions, write_turns
-from megatron_eureka.evaluate.plan import Source, pass_ks, sampling, sources
+from megatron_eureka.evaluate.generate import OpenBenchmark, ask, open_benchmark
+from megatron_eureka.evaluate.plan import pass_ks, sampling, sources
 from megatron_eureka.evaluate.results import score_responses, write_results
 from megatron_eureka.evaluate.scoring import AnswerScorer
 from megatron_eureka.evaluate.summary import summarise
 from megatron_eureka.log import logger
-from megatron_eureka.parallel.main_rank import run_on_main
-
-
-@dataclass(frozen=True)
-class OpenBenchmark:
-    """A benchmark whose pictures are in the run's store."""
-
-    name: str
-    questions: tuple[Question, ...]
-    benchmark: Benchmark | None  # on rank 0, which scores
-
-    @property
-    def max_images(self) -> int:
-        """Pictures of the question that has most; engines are built for so many."""
-        return max((len(question.prompt.images) for question in self.questions if question.prompt), default=0)
 
 
 def open_benchmarks(config: Config, processor: Any, store: ImageStore, folder: Path) -> tuple[OpenBenchmark, ...]:
     """Read `evaluation.benchmarks`; a collective over the whole job.
 
     Args:
-        folder: for prompts and for pictures that stand in tables; all ranks see it.
+        folder: its `images` is for pictures that stand in tables; all ranks see it.
 
     Raises:
         ValueError: a benchmark cannot be read, or the options do not fit each other.
@@ -48,7 +29,8 @@ def open_benchmarks(config: Config, processor: Any, store: ImageStore, folder: P
     if not config.evaluation.enabled:
         return ()
     sampling(config), pass_ks(config.evaluation)
-    return tuple(_open(config, source, processor, store, folder) for source in sources(config.evaluation))
+    images = folder / "images"
+    return tuple(open_benchmark(config, source, processor, store, images) for source in sources(config.evaluation))
 
 
 def evaluate_benchmarks(
@@ -79,20 +61,6 @@ def evaluate_benchmarks(
                 *(opened.name, rate["value"], rate["low"], rate["high"], summary["items"]),
             )
     return metrics
-
-
-def _open(config: Config, source: Source, processor: Any, store: ImageStore, folder: Path) -> OpenBenchmark:
-    turns_file = folder / "prompts" / f"{source.name}.jsonl"
-    loaded: list[Benchmark] = []
-
-    def load() -> list[str]:
-        loaded.append(load_benchmark(source.name, source.path, folder / "images", config.evaluation.max_prompts))
-        write_turns(loaded[0], config, turns_file)
-        return [item.id for item in loaded[0].items]
-
-    ids = run_on_main(load, for_all=True)
-    questions = read_questions(turns_file, ids, config, processor, store)
-    return OpenBenchmark(source.name, tuple(questions), loaded[0] if dist.get_rank() == 0 else None)
 
 
 def _metrics(name: str, summary: dict) -> dict[str, float]:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from megatron_eureka.config.schema import Config, Evaluation
+from megatron_eureka.datasets.benchmarks import BENCHMARKS, Benchmark
+from megatron_eureka.datasets.benchmarks.item import BenchmarkItem
 from megatron_eureka.engines.protocol import SamplingOptions
-from megatron_eureka.evaluate.benchmarks import BENCHMARKS, Benchmark
-from megatron_eureka.evaluate.item import BenchmarkItem
+from megatron_eureka.evaluate.responses import ResponseFile
 
 HASHED_BYTES = 1 << 20  # of each weight file's beginning and end; config.json and the like whole
 
@@ -114,6 +115,11 @@ def settings(config: Config, benchmark: Benchmark, model: Path) -> dict[str, Any
         "precision.dtype": config.precision.dtype,
         "train.seed": config.train.seed,
     }
+
+
+def response_file(config: Config, model: Path, folder: Path, benchmark: Benchmark) -> ResponseFile:
+    """Where a model's responses to a benchmark go."""
+    return ResponseFile(folder / f"{benchmark.name}.responses.jsonl", settings(config, benchmark, model))
 
 
 def file_digest(path: Path) -> bytes:

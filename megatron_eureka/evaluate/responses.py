@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from megatron_eureka.evaluate.benchmarks.files import read_rows
-from megatron_eureka.evaluate.item import Malformed
+from megatron_eureka.data.bad_row import BadRow
+from megatron_eureka.datasets.tables import Row, read_table
 from megatron_eureka.files import naming_full_disk, only_writer, write_atomically
 
 TEXT_NAMES = ("responses", "response", "model_answer", "prediction", "output")
@@ -139,14 +139,11 @@ def read_responses(path: Path) -> tuple[dict[str, Response], int]:
         raise ValueError(f"--responses: {path} is no file. Give a .jsonl or .json file of id and response.")
     found: dict[str, Response] = {}
     unusable, columns = 0, set()
-    for row in read_rows([path]):
-        values = row.values
-        columns |= values.keys() if isinstance(values, dict) else set()
-        if row.key and isinstance(values, str | list):
-            values = {"id": row.key, "responses": values}
+    for row in read_table(path):
+        columns |= row.values.keys() if isinstance(row.values, dict) else set()
         try:
-            response = _from_row(values, row.key)
-        except Malformed:
+            response = _from_row(row)
+        except BadRow:
             unusable += 1
             continue
         found[response.id] = response
@@ -158,12 +155,11 @@ def read_responses(path: Path) -> tuple[dict[str, Response], int]:
     return found, unusable
 
 
-def _from_row(values: Any, key: str) -> Response:
-    if not isinstance(values, dict):
-        raise Malformed("row", "no mapping")
-    name = next((str(values[name]) for name in ID_NAMES if values.get(name) is not None), key)
+def _from_row(row: Row) -> Response:
+    values = {"response": row.values} if row.key and isinstance(row.values, str | list) else row.columns
+    name = next((str(values[name]) for name in ID_NAMES if values.get(name) is not None), row.key)
     text = next((values[name] for name in TEXT_NAMES if values.get(name) is not None), None)
     texts = text if isinstance(text, list) else [text]
     if not name or not all(isinstance(entry, str) for entry in texts):
-        raise Malformed("row", "no id or no text")
+        raise BadRow("row", "no id or no text")
     return Response(name, tuple(texts))

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from megatron_eureka.evaluate.benchmarks import Benchmark
-from megatron_eureka.evaluate.item import BenchmarkItem
+from megatron_eureka.datasets.benchmarks import Benchmark
+from megatron_eureka.datasets.benchmarks.item import BenchmarkItem
 from megatron_eureka.evaluate.responses import Response
 from megatron_eureka.evaluate.scoring import AnswerScorer
 from megatron_eureka.files import write_atomically

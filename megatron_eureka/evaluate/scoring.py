@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from megatron_eureka.answers import read
-from megatron_eureka.evaluate.item import BenchmarkItem
+from megatron_eureka.datasets.benchmarks.item import BenchmarkItem
 from megatron_eureka.rewards.pool import VerifierPool
 
 

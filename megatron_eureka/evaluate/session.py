@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megatron_eureka.config.schema import Config
-from megatron_eureka.evaluate.benchmarks import Benchmark, load_benchmark
+from megatron_eureka.datasets.benchmarks import Benchmark, load_benchmark
 from megatron_eureka.evaluate.judge import Judge
-from megatron_eureka.evaluate.plan import pass_ks, sampling, settings, sources
+from megatron_eureka.evaluate.plan import pass_ks, response_file, sampling, sources
 from megatron_eureka.evaluate.report import BASE, TUNED, markdown
-from megatron_eureka.evaluate.responses import Response, ResponseFile, read_responses
+from megatron_eureka.evaluate.responses import Response, read_responses
 from megatron_eureka.evaluate.results import ItemResult, score_responses, with_verdicts, write_results
 from megatron_eureka.evaluate.scoring import AnswerScorer
 from megatron_eureka.evaluate.summary import compare, summarise
@@ -68,17 +68,23 @@ def pending(session: Session, role: str) -> int:
     Raises:
         ValueError: there are responses made under other settings.
     """
-    missing = 0
+    given = _read(session, role)
+    return sum(item.id not in given[benchmark.name] for benchmark in session.benchmarks for item in benchmark.items)
+
+
+def _read(session: Session, role: str) -> dict[str, dict[str, Response]]:
+    """Benchmark -> id -> response."""
+    found = {}
     for benchmark in session.benchmarks:
-        file = _response_file(session, benchmark, role)
+        file = response_file(session.config, session.models[role], session.out / role, benchmark)
         file.check()
-        missing += len({item.id for item in benchmark.items} - file.read().keys())
-    return missing
+        found[benchmark.name] = file.read()
+    return found
 
 
 def clear(out: Path) -> None:
     """Remove what an earlier evaluation left in a folder; the judge's verdicts stay, they do not depend on it."""
-    for name in (MODEL, COMPARE, "prompts", "images"):
+    for name in (MODEL, COMPARE, "images"):
         shutil.rmtree(out / name, ignore_errors=True)
     for name in ("summary.json", "summary.md"):
         (out / name).unlink(missing_ok=True)
@@ -93,15 +99,11 @@ def finish(session: Session) -> dict:
     Raises:
         ValueError: items are missing.
     """
-    given = {}
     for role in session.names:
         missing = pending(session, role)
         if missing:
             raise ValueError(f"{session.out / role}: {missing} items have no response yet. Run the same command again.")
-        given[role] = {
-            benchmark.name: _response_file(session, benchmark, role).read() for benchmark in session.benchmarks
-        }
-    return _summarise(session, given)
+    return _summarise(session, {role: _read(session, role) for role in session.names})
 
 
 def score_files(config: Config, out: Path, files: Mapping[str, Path]) -> dict:
@@ -196,8 +198,3 @@ def _told_settings(session: Session) -> dict[str, object]:
         "picture bounds, pixels": f"{session.config.data.min_pixels} to {session.config.data.max_pixels}",
         "judge": options.judge_model,
     }
-
-
-def _response_file(session: Session, benchmark: Benchmark, role: str) -> ResponseFile:
-    path = session.out / role / f"{benchmark.name}.responses.jsonl"
-    return ResponseFile(path, settings(session.config, benchmark, session.models[role]))

@@ -1,7 +1,7 @@
 """Questions for tests, with what the test is about and defaults for the rest."""
 
 from megatron_eureka.answers import Question
-from megatron_eureka.evaluate.item import BenchmarkItem
+from megatron_eureka.datasets.benchmarks.item import BenchmarkItem
 
 
 def item(gold: str | tuple[str, ...], kind: str, **more: object) -> BenchmarkItem:

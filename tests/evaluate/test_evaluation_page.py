@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from examples.digits.model import make_model
-from megatron_eureka.evaluate.benchmarks import BENCHMARKS
+from megatron_eureka.datasets.benchmarks import BENCHMARKS
 from tests.evaluate.test_judge import Server
 from tests.examples.pages import ROOT, commands, run_command
 
@@ -60,7 +60,7 @@ def test_the_commands_run_one_after_another(folder):
     assert (
         "| mathvision | 6 (4 without a response) | pass@1 | 16.7 " in output[7]
     )  # the judge says yes to "right" alone
-    for name in ("summary.md", "summary.json", "model/k12.jsonl", "model/k12.responses.jsonl", "prompts/k12.jsonl"):
+    for name in ("summary.md", "summary.json", "model/k12.jsonl", "model/k12.responses.jsonl"):
         assert (folder / "runs" / "k12" / name).is_file()
 
 
@@ -74,8 +74,8 @@ def test_the_table_of_formats_names_the_columns_that_are_read(name):
     """Every column that the page names stands in the loader's source, and the loader's own columns on the page."""
     row = re.search(rf"^\| `{name}` \| .* \| (.*) \|$", PAGE, re.MULTILINE).group(1)
     named = set(re.findall(r"`(\w+)`", row))
-    source = (ROOT / "megatron_eureka" / "evaluate" / "benchmarks" / f"{name}.py").read_text("utf-8")
-    read = set(re.findall(r'row\.(?:text|texts|id|mapping|values\.get)\(["\'](\w+)["\']', source))
+    source = (ROOT / "megatron_eureka" / "datasets" / "benchmarks" / f"{name}.py").read_text("utf-8")
+    read = set(re.findall(r'row\.(?:text|texts|id|columns\.get)\(["\'](\w+)["\']', source))
     assert read <= named, read - named
     missing = {column for column in named if column not in source and not column.startswith("image_")}
     assert not missing

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from megatron_eureka.data.convert import Conversion, convert
+from megatron_eureka.data.bad_row import BadRow
 from megatron_eureka.data.labels import bare_label, final_answer
-from megatron_eureka.data.refusal import BadRow
-from megatron_eureka.evaluate.benchmarks import load_benchmark
+from megatron_eureka.datasets.benchmarks import load_benchmark
+from megatron_eureka.datasets.convert import Conversion, convert
 from megatron_eureka.rewards.accuracy import score_accuracy
 
 CASES = Path(__file__).resolve().parents[2] / ".." / "shared" / "cases"

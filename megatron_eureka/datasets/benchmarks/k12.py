@@ -6,21 +6,19 @@ import re
 
 from megatron_eureka.answers import Question
 from megatron_eureka.answers.choices import LETTERS
-from megatron_eureka.data.layouts import CHOICE_HINT
-from megatron_eureka.evaluate.benchmarks.files import Row
-from megatron_eureka.evaluate.benchmarks.pictures import Pictures, options_in, user_turn
-from megatron_eureka.evaluate.item import BenchmarkItem, Malformed
+from megatron_eureka.datasets.benchmarks.item import BenchmarkItem, options_in, question_of, subsets_of, user_turn
+from megatron_eureka.datasets.layouts import CHOICE_HINT
+from megatron_eureka.datasets.pictures import PictureFolder
+from megatron_eureka.datasets.tables import Row
 
 PATTERNS = ("data/test-*.parquet", "test-*.parquet", "test.json", "k12.json", "K12.json", "*.json", "*.jsonl")
 _LETTER = re.compile(r"\(?([A-J])\)?\.?")
 
 
-def read_item(row: Row, pictures: Pictures) -> BenchmarkItem:
+def read_item(row: Row, pictures: PictureFolder) -> BenchmarkItem:
     """One problem; see `BenchmarkItem` for what it raises."""
-    question, answer = row.text("question"), row.text("answer")
-    if not question:
-        raise Malformed("question", "there is no question")
-    value = row.values.get("image_path") or row.values.get("image")
+    question, answer = question_of(row), row.text("answer")
+    value = row.columns.get("image_path") or row.columns.get("image")
     values = value if isinstance(value, list) else [value] if value else []
     # The first picture may have the bare placeholder; several are numbered in the order of the list.
     names = ["<image>"] if len(values) == 1 else [f"<image{number}>" for number in range(1, len(values) + 1)]
@@ -35,5 +33,5 @@ def read_item(row: Row, pictures: Pictures) -> BenchmarkItem:
         messages=user_turn(text, {n: pictures.source(v, row.roots) for n, v in zip(names, values, strict=True)}),
         gold=(letter.group(1) if letter else answer,),
         question=Question("choice", options) if letter else Question(),
-        subsets={"subject": (row.text("subject"),)} if row.text("subject") else {},
+        subsets=subsets_of(row.columns, ("subject",)),
     )

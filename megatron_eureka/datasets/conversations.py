@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
-from megatron_eureka.data.messages import image_sources, parse_messages, show, turn_texts
-from megatron_eureka.data.refusal import BadRow
+from megatron_eureka.data.bad_row import BadRow, bad_row
+from megatron_eureka.data.messages import image_sources, parse_messages, show, turn_texts, turns_in
 
 COLUMNS = ("message", "prompt", "conversations", "messages")
 # Layouts whose rows have no system turn where their own trainers add one; the others say all.
@@ -37,10 +36,10 @@ def read_turns(row: dict, name: str) -> tuple[tuple[dict, ...], str]:
     other = next((kind for kind in UNREAD if row.get(kind)), "")
     if other:
         raise BadRow("message", f"the row has {other}, and only pictures are read")
-    try:
-        turns = parse_messages(_in_one_form(row[name]))
-    except ValueError as error:
-        raise BadRow("message", str(error)) from error
+    with bad_row("message", "message: "):
+        value = turns_in(row[name])
+        value = [_turn(turn) for turn in value] if isinstance(value, list) else value
+    turns = parse_messages(value)
     system = row.get("system")
     if name in WITHOUT_SYSTEM and isinstance(system, str) and system.strip() and turns[0]["role"] != "system":
         turns = ({"role": "system", "content": system}, *turns)
@@ -64,22 +63,12 @@ def said_in(turn: dict) -> str:
     return "".join(turn_texts(turn))
 
 
-def _in_one_form(value: Any) -> Any:
-    """Turns with role and content, whatever they were called; what is no list of turns stays as it is."""
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"message is a string but no JSON: {error}") from error
-    return [_turn(turn) for turn in value] if isinstance(value, list) else value
-
-
 def _turn(turn: Any) -> Any:
     if not isinstance(turn, dict):
         return turn
     role, content = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
     if role is None or content is None:
-        raise ValueError(f"message: expected turns with role and content, or with from and value, got {show(turn)}")
+        raise ValueError(f"expected turns with role and content, or with from and value, got {show(turn)}")
     if isinstance(content, list):
         content = [_part(part) for part in content]
     return {"role": ROLES.get(role, role) if isinstance(role, str) else role, "content": content}

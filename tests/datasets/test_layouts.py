@@ -7,14 +7,15 @@ from pathlib import Path
 import pytest
 
 from megatron_eureka.config.schema import Data
-from megatron_eureka.data.convert import Conversion, convert, convert_row
+from megatron_eureka.data.bad_row import BadRow
 from megatron_eureka.data.images import ImageStore
-from megatron_eureka.data.layouts import Columns
 from megatron_eureka.data.prompts import load_prompts
-from megatron_eureka.data.refusal import BadRow
+from megatron_eureka.datasets.convert import Conversion, convert, convert_row
+from megatron_eureka.datasets.layouts import Columns
+from megatron_eureka.datasets.tables import Row
 from megatron_eureka.log import logger
 from tests.data.pictures import encoded, triangle
-from tests.data.public_layouts import LAYOUTS, ONE, THOUGHT, says
+from tests.datasets.public_layouts import LAYOUTS, ONE, THOUGHT, says
 
 ROOT = Path(__file__).resolve().parents[2]
 CASES = ROOT / ".." / "shared" / "cases"
@@ -25,7 +26,7 @@ def written(folder, row, **options):
     """(record, what its turns say, pictures as their bytes)."""
     (folder / "own.png").write_bytes(ONE)
     options = Conversion(folder / "train.jsonl", folder / "images", **options)
-    record = convert_row(row, options, folder, "0")
+    record = convert_row(Row(folder / "rows.json", 0, row), options)
     return record, [shown(turn, folder) for turn in json.loads(record["message"])]
 
 

@@ -6,10 +6,11 @@ The text-only version has no picture; in the vision-only one the question stands
 from __future__ import annotations
 
 from megatron_eureka.answers import Question
-from megatron_eureka.data.layouts import CHOICE_HINT
-from megatron_eureka.evaluate.benchmarks.files import Row
-from megatron_eureka.evaluate.benchmarks.pictures import Pictures, options_in, user_turn
-from megatron_eureka.evaluate.item import BenchmarkItem, Malformed
+from megatron_eureka.data.bad_row import BadRow
+from megatron_eureka.datasets.benchmarks.item import BenchmarkItem, options_in, subsets_of, user_turn
+from megatron_eureka.datasets.layouts import CHOICE_HINT
+from megatron_eureka.datasets.pictures import PictureFolder
+from megatron_eureka.datasets.tables import Row
 
 PATTERNS = (
     "testmini.parquet",
@@ -23,23 +24,19 @@ PATTERNS = (
 IN_PICTURE = "Answer the question that is shown in the picture."
 
 
-def read_item(row: Row, pictures: Pictures) -> BenchmarkItem:
+def read_item(row: Row, pictures: PictureFolder) -> BenchmarkItem:
     """One version of one problem; see `BenchmarkItem` for what it raises."""
     question, answer, version = row.text("question"), row.text("answer"), row.text("problem_version")
-    has_picture = bool(row.values.get("image"))
+    has_picture = bool(row.columns.get("image"))
     if not question and not has_picture:
-        raise Malformed("question", "there is neither a question nor a picture")
+        raise BadRow("question", "there is neither a question nor a picture")
     if not has_picture and "vision" in version.casefold():
-        raise Malformed("picture", f"version {version!r} has no picture")
-    sources = {"<image>": pictures.source(row.values["image"], row.roots)} if has_picture else {}
+        raise BadRow("picture", f"version {version!r} has no picture")
+    sources = {"<image>": pictures.source(row.columns["image"], row.roots)} if has_picture else {}
     is_choice = row.text("question_type") == "multi-choice"
     if is_choice and (len(answer) != 1 or not "A" <= answer.upper() <= "J"):
-        raise Malformed("answer", f"the answer {answer!r} of a multiple-choice question is no letter")
+        raise BadRow("answer", f"the answer {answer!r} of a multiple-choice question is no letter")
     text = question or IN_PICTURE
-    metadata = row.mapping("metadata")
-    subsets = {"version": (version,)} | {
-        axis: (str(metadata[axis]),) for axis in ("subject", "subfield", "source") if metadata.get(axis)
-    }
     return BenchmarkItem(
         id=row.id("sample_index"),
         place=row.place,
@@ -47,5 +44,7 @@ def read_item(row: Row, pictures: Pictures) -> BenchmarkItem:
         gold=(answer.upper() if is_choice else answer,),
         question=Question("choice", options_in(row.text("question_for_eval") or question)) if is_choice else Question(),
         query=row.text("query_cot"),
-        subsets=subsets | {"question_type": (row.text("question_type"),)},
+        subsets={"version": (version,)}
+        | subsets_of(row.columns.get("metadata"), ("subject", "subfield", "source"))
+        | subsets_of(row.columns, ("question_type",)),
     )

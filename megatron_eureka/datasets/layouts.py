@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from megatron_eureka.data.conversations import WITHOUT_SYSTEM, chat_column, read_turns, said_in
+from megatron_eureka.data.bad_row import BadRow, bad_row
 from megatron_eureka.data.labels import bare_label, final_answer
 from megatron_eureka.data.messages import parse_messages, show
-from megatron_eureka.data.placing import as_parts
 from megatron_eureka.data.records import label_text, response_of
-from megatron_eureka.data.refusal import BadRow
+from megatron_eureka.datasets.conversations import WITHOUT_SYSTEM, chat_column, read_turns, said_in
+from megatron_eureka.datasets.placing import as_parts
 
 # Names that public sets give to a column, in the order they are looked for; a dot leads into a mapping.
 NAMES = {
@@ -63,16 +63,12 @@ class Question:
     solution: Any = None  # as the row has it
 
 
-def read_question(row: Any, columns: Columns) -> Question:
+def read_question(row: dict, columns: Columns) -> Question:
     """The question of a row.
 
     Raises:
         BadRow: it has none, or parts of it contradict each other.
     """
-    if isinstance(row, BadRow):  # a line that could not be read
-        raise row
-    if not isinstance(row, dict):
-        raise BadRow("row", f"expected a mapping, got {type(row).__name__}")
     pictures, answer, said = picture_values(row, columns), columns.get(row, "answer"), _said(row, columns)
     solution = None if columns.answer else row.get(SOLUTION)
     chat = "" if columns.question else chat_column(row)
@@ -109,10 +105,8 @@ def demonstration_of(question: Question) -> str | None:
     """
     said = question.said
     if isinstance(said, list) and len(said) == 1:
-        try:
+        with bad_row("response"):
             said = said_in(parse_messages(said)[0])
-        except ValueError as error:
-            raise BadRow("response", str(error)) from error
     if (said is None or said == "") and isinstance(question.solution, str) and "<think>" in question.solution:
         said = question.solution
     return None if said is None or said == "" else response_of({"response": said})
@@ -155,8 +149,12 @@ def with_options(question: str, options: Sequence[str]) -> str:
     if not options:
         return question
     told = tuple(options) == tuple(letters) or all(f"({letter})" in question for letter in letters)
-    lines = [] if told else [f"({letter}) {option}" for letter, option in zip(letters, options, strict=True)]
-    return "\n".join([question, *lines, CHOICE_HINT])
+    return "\n".join([question, *([] if told else option_lines(options)), CHOICE_HINT])
+
+
+def option_lines(options: Sequence[str]) -> list[str]:
+    """The options as lettered lines."""
+    return [f"({letter}) {option}" for letter, option in zip(LETTERS, options, strict=False)]
 
 
 def letter_of(answer: str, options: Sequence[str]) -> str:

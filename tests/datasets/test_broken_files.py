@@ -11,15 +11,15 @@ from PIL import features
 from megatron_eureka.config.load import load_config
 from megatron_eureka.config.schema import Data
 from megatron_eureka.data import picture_files
-from megatron_eureka.data.check import check_files
-from megatron_eureka.data.convert import Conversion, convert_row
-from megatron_eureka.data.fingerprint import fingerprint
+from megatron_eureka.data.bad_row import BadRow
 from megatron_eureka.data.images import ImageStore
-from megatron_eureka.data.items import read_other_items
 from megatron_eureka.data.prompts import load_prompts
-from megatron_eureka.data.refusal import BadRow
-from megatron_eureka.data.rows import numbered_rows, read_rows, save_picture
-from megatron_eureka.evaluate.benchmarks.pictures import Pictures
+from megatron_eureka.datasets.check import check_files
+from megatron_eureka.datasets.convert import Conversion, convert_row
+from megatron_eureka.datasets.fingerprint import fingerprint
+from megatron_eureka.datasets.items import read_other_items
+from megatron_eureka.datasets.pictures import PictureFolder
+from megatron_eureka.datasets.tables import Row, read_table
 from tests.data.pictures import encoded, triangle
 
 
@@ -45,7 +45,7 @@ def test_errors_of_any_format_are_one(processor, tmp_path, broken):
     with pytest.raises(ValueError, match="not a readable picture"):
         fingerprint(data)
     with pytest.raises(BadRow, match="not a readable picture") as error:
-        save_picture(data, tmp_path)
+        PictureFolder(tmp_path).copy(data, [tmp_path])
     assert error.value.kind == "picture" and not list(tmp_path.iterdir())
     (tmp_path / "broken").write_bytes(data)
     store = ImageStore(processor.image_processor, 784, 640 * 784, verify=True)
@@ -57,11 +57,16 @@ def test_rows_that_are_no_utf_8_are_named(tmp_path):
     lines, rows = tmp_path / "rows.jsonl", tmp_path / "rows.json"
     for path in (lines, rows):
         path.write_bytes(b'{"question": "A"}\n\n{"question": "\xff"}\n{"question": "B"}\n')
-    (first, _), (second, broken), (third, _) = numbered_rows(lines)
-    assert (first, second, third) == (1, 3, 4) and isinstance(broken, BadRow) and broken.kind == "json"
+    first, second, third = read_table(lines)
+    broken = second.values
+    assert (
+        (first.number, second.number, third.number) == (1, 3, 4)
+        and isinstance(broken, BadRow)
+        and broken.kind == "json"
+    )
     assert "not valid JSON" in str(broken) and "0xff" in str(broken)
     with pytest.raises(ValueError, match="rows.json: not valid JSON: .*0xff"):
-        list(read_rows(rows))
+        list(read_table(rows))
 
 
 def test_options_that_are_no_utf_8_name_their_file(tmp_path):
@@ -93,14 +98,15 @@ def readers(folder, processor):
 
     def row(path):
         conversion = Conversion(folder / "out.jsonl", folder / "images")
-        convert_row({"question": "?", "answer": "1", "image": path}, conversion, folder, "0")
+        values = {"question": "?", "answer": "1", "image": path}
+        convert_row(Row(folder / "rows.json", 0, values), conversion)
 
     return {
         "training": lambda path: load_prompts([line(path)], Data(), processor, store),
         "check": check,
         "against": against,
         "convert": row,
-        "evaluation": lambda path: Pictures(None).source(path, [folder]),
+        "evaluation": lambda path: PictureFolder(None).source(path, [folder]),
     }
 
 

@@ -12,9 +12,10 @@ import re
 from megatron_eureka.answers import Question
 from megatron_eureka.answers.notation import normal
 from megatron_eureka.answers.several import split_answers
-from megatron_eureka.evaluate.benchmarks.files import Row
-from megatron_eureka.evaluate.benchmarks.pictures import Pictures, user_turn
-from megatron_eureka.evaluate.item import BenchmarkItem, Malformed
+from megatron_eureka.data.bad_row import BadRow
+from megatron_eureka.datasets.benchmarks.item import BenchmarkItem, question_of, subsets_of, user_turn
+from megatron_eureka.datasets.pictures import PictureFolder
+from megatron_eureka.datasets.tables import Row
 
 NAME = "OE_MM_maths_en_COMP"
 PATTERNS = (f"**/{NAME}/*.parquet", f"**/{NAME}*.parquet", f"**/{NAME}.json", f"**/{NAME}.jsonl")
@@ -24,14 +25,12 @@ _PLACEHOLDER = re.compile(r"<(?:image_(\d{1,2})|img_(\d{1,9}))>")
 AXES = ("subfield", "answer_type", "difficulty", "language", "modality")
 
 
-def read_item(row: Row, pictures: Pictures) -> BenchmarkItem:
+def read_item(row: Row, pictures: PictureFolder) -> BenchmarkItem:
     """One problem; see `BenchmarkItem` for what it raises."""
-    question, context = row.text("question"), row.text("context")
-    if not question:
-        raise Malformed("question", "there is no question")
+    question, context = question_of(row), row.text("context")
     text = f"{context}\n\n{question}" if context else question
     gold = row.texts("final_answer")
-    several = row.values.get("is_multiple_answer") is True or len(gold) > 1
+    several = row.columns.get("is_multiple_answer") is True or len(gold) > 1
     if several:
         gold = tuple(part for answer in gold for part in split_answers(normal(answer)))
     unit = row.text("unit")
@@ -45,20 +44,20 @@ def read_item(row: Row, pictures: Pictures) -> BenchmarkItem:
             unit=unit.strip("$"),
             tolerances=_tolerances(row.text("error"), len(gold)),
         ),
-        subsets={axis: (row.text(axis),) for axis in AXES if row.text(axis)},
+        subsets=subsets_of(row.columns, AXES),
     )
 
 
-def _sources(row: Row, text: str, pictures: Pictures) -> dict[str, str]:
+def _sources(row: Row, text: str, pictures: PictureFolder) -> dict[str, str]:
     """Placeholder -> source of every picture of the row; a placeholder without one makes it malformed."""
-    values = {f"<image_{number}>": row.values.get(f"image_{number}") for number in range(1, MAX_IMAGES + 1)}
+    values = {f"<image_{number}>": row.columns.get(f"image_{number}") for number in range(1, MAX_IMAGES + 1)}
     sources = {name: pictures.source(value, row.roots) for name, value in values.items() if value}
     for found in _PLACEHOLDER.finditer(text):
         name, number = found.group(0), found.group(2)
         if name not in sources and number is not None:
             sources[name] = pictures.source(f"{number}.jpg", row.roots)
         if name not in sources:
-            raise Malformed("picture", f"the question names {name}, which the row does not have")
+            raise BadRow("picture", f"the question names {name}, which the row does not have")
     return sources
 
 
@@ -67,11 +66,11 @@ def _tolerances(text: str, num: int) -> tuple[float, ...]:
     try:
         given = [float(part) if part.strip() else DEFAULT_TOLERANCE for part in text.split(",")]
     except ValueError as error:
-        raise Malformed("answer", f"error {text!r} is no tolerance") from error
+        raise BadRow("answer", f"error {text!r} is no tolerance") from error
     if len(given) == 1:
         given *= num
     if len(given) != num or not all(math.isfinite(value) and value >= 0 for value in given):
-        raise Malformed("answer", f"error {text!r} does not fit {num} answers")
+        raise BadRow("answer", f"error {text!r} does not fit {num} answers")
     return tuple(given)
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from megatron_eureka.evaluate.benchmarks import jsonl, k12, mathverse, mathvision, mathvista, olympiadbench
-from megatron_eureka.evaluate.benchmarks.files import find_files, read_rows
-from megatron_eureka.evaluate.benchmarks.pictures import Pictures
-from megatron_eureka.evaluate.item import BenchmarkItem, Malformed
-from megatron_eureka.log import logger
+from megatron_eureka.data.bad_row import BadRow, LeftOut
+from megatron_eureka.datasets.benchmarks import jsonl, k12, mathverse, mathvision, mathvista, olympiadbench
+from megatron_eureka.datasets.benchmarks.item import BenchmarkItem
+from megatron_eureka.datasets.pictures import PictureFolder
+from megatron_eureka.datasets.tables import find_files, read_table
 
 # Each has PATTERNS, where its file lies in a downloaded folder, and read_item.
 BENCHMARKS = {
@@ -21,7 +20,6 @@ BENCHMARKS = {
     "k12": k12,
     "jsonl": jsonl,
 }
-MAX_NAMED = 20  # rows left out that are named one by one
 
 
 @dataclass(frozen=True)
@@ -50,18 +48,14 @@ def load_benchmark(name: str, path: str | Path, picture_folder: Path | None = No
         raise ValueError(f"There is no benchmark {name!r}. Choose one of {', '.join(BENCHMARKS)}.")
     module = BENCHMARKS[name]
     files = find_files(Path(path), module.PATTERNS)
-    pictures = Pictures(picture_folder)
-    items: dict[str, BenchmarkItem] = {}
-    left_out: Counter[str] = Counter()
-    for row in read_rows(files):
+    pictures, items, left_out = PictureFolder(picture_folder), {}, LeftOut()
+    for row in (row for file in files for row in read_table(file)):
         try:
-            item = module.read_item(row.checked(), pictures)
+            item = module.read_item(row, pictures)
             if item.id in items:
-                raise Malformed("row", f"id {item.id!r} is that of {items[item.id].place} too")
-        except Malformed as error:
-            left_out[error.kind] += 1
-            if left_out.total() <= MAX_NAMED:
-                logger.warning("%s: left out: %s", row.place, error)
+                raise BadRow("row", f"id {item.id!r} is that of {items[item.id].place} too")
+        except BadRow as error:
+            left_out.add(row.place, error)
             continue
         items[item.id] = item
         if len(items) == limit:

@@ -15,7 +15,7 @@ import pyarrow.parquet
 import pytest
 
 from megatron_eureka.cli import main
-from megatron_eureka.data.layouts import NAMES
+from megatron_eureka.datasets.layouts import NAMES
 from megatron_eureka.log import logger
 from tests.data.pictures import encoded, triangle
 
@@ -128,14 +128,12 @@ def test_the_console_script(folder):
 def test_the_page_names_every_column_and_kind():
     for names in NAMES.values():
         assert all(f"`{name}`" in PAGE for name in names)
-    sources = "".join(
-        (ROOT / "megatron_eureka" / "data" / f"{name}.py").read_text("utf-8")
-        for name in ("check", "items", "records", "labels", "convert", "conversations", "layouts", "placing", "rows")
-    )
-    kinds = set(re.findall(r"(?:Problem|BadRow)\(\s*\"(\w+)\"", sources)) - {
-        "row",
-        "question",
-    }  # those of test files are test_row
+    readers = {"data": "messages records labels"}
+    readers["datasets"] = "check items convert conversations layouts placing tables pictures"
+    files = [ROOT / "megatron_eureka" / room / f"{name}.py" for room in readers for name in readers[room].split()]
+    sources = "".join(file.read_text("utf-8") for file in files)
+    # those of test files are test_row
+    kinds = set(re.findall(r"(?:Problem|BadRow|bad_row)\(\s*\"(\w+)\"", sources)) - {"row", "question", "choices"}
     table = PAGE.partition("| kind |")[2].partition("\n\n")[0]
     rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", table, re.MULTILINE)
     assert {name.strip("`") for row in rows for name in row.split(", ")} == kinds

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
+from megatron_eureka.data.bad_row import BadRow
 from megatron_eureka.data.messages import PLACEHOLDER, image_sources, named_pictures
-from megatron_eureka.data.refusal import BadRow
 
 
 def has_own_pictures(turns: tuple[dict, ...], num_pictures: int) -> bool:
@@ -52,6 +52,14 @@ def place_pictures(turns: Sequence[dict], sources: Sequence[str]) -> list[dict]:
 def as_parts(content: str | list[dict]) -> list[dict]:
     """A turn's content as parts."""
     return [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
+def with_sources(turn: dict, new: Callable[[str], str]) -> dict:
+    """The turn, the source of each of its pictures replaced by what the function makes of it."""
+    if isinstance(turn["content"], str):
+        return turn
+    parts = [part | {"image": new(part["image"])} if part["type"] == "image" else part for part in turn["content"]]
+    return turn | {"content": parts}
 
 
 def _number(placeholder: str) -> str | None:

@@ -10,12 +10,13 @@ import pytest
 from PIL import Image
 
 from megatron_eureka.config.schema import ANSWER_PROMPT, Data
-from megatron_eureka.data.convert import Conversion, convert, convert_row
+from megatron_eureka.data.bad_row import BadRow
 from megatron_eureka.data.images import ImageStore
-from megatron_eureka.data.layouts import Columns
 from megatron_eureka.data.prompts import load_prompts
-from megatron_eureka.data.refusal import BadRow
-from megatron_eureka.evaluate.benchmarks import load_benchmark
+from megatron_eureka.datasets.benchmarks import load_benchmark
+from megatron_eureka.datasets.convert import Conversion, convert, convert_row
+from megatron_eureka.datasets.layouts import Columns
+from megatron_eureka.datasets.tables import Row
 from megatron_eureka.log import logger
 from tests.data.pictures import encoded, triangle
 
@@ -278,7 +279,7 @@ def test_options_and_numbered_pictures_are_in_the_prompt(tmp_path, row, asked, a
 )
 def test_rows_that_cannot_be_answered_are_left_out(tmp_path, row, kind, says):
     with pytest.raises(BadRow, match=says) as error:
-        convert_row(row, Conversion(tmp_path / "train.jsonl", tmp_path / "images"), tmp_path, "0")
+        convert_row(Row(tmp_path / "rows.json", 0, row), Conversion(tmp_path / "train.jsonl", tmp_path / "images"))
     assert error.value.kind == kind
 
 

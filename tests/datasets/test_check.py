@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from megatron_eureka.config.schema import Data
-from megatron_eureka.data.check import TokenCounter, check_files, describe
-from megatron_eureka.data.fingerprint import fingerprint, look_alikes, normalise_text
 from megatron_eureka.data.images import ImageStore
 from megatron_eureka.data.prompts import load_prompts
+from megatron_eureka.datasets.check import TokenCounter, check_files, describe
+from megatron_eureka.datasets.fingerprint import fingerprint, look_alikes, normalise_text
 from tests.data.pictures import drawing_in, encoded, triangle
 
 
@@ -408,7 +408,7 @@ def test_look_alikes_survive_encoding_and_scaling_and_nothing_else(monkeypatch):
     plain = [fingerprint(encoded(triangle(0).resize((1, 1)).resize((90, 90)))).shape_hash]
     assert plain == [0] and look_alikes(plain, plain) == []  # one colour looks like nothing
     assert look_alikes([], [1]) == look_alikes([1], []) == look_alikes([0], [1]) == look_alikes([1], [0]) == []
-    monkeypatch.setattr("megatron_eureka.data.fingerprint.ROWS_AT_ONCE", 2)
+    monkeypatch.setattr("megatron_eureka.datasets.fingerprint.ROWS_AT_ONCE", 2)
     assert look_alikes([1 << 60, 7, (1 << 90) - 1, 3], [3]) == [(0, 0, 3), (1, 0, 1), (3, 0, 0)]
     assert look_alikes([0b1111], [0b1110, 0b0, 0b10000111 << 192], max_distance=8) == [(0, 0, 1), (0, 2, 8)]
 

@@ -13,8 +13,8 @@ from PIL import Image
 
 from examples.benchmarks.make_samples import make_samples
 from megatron_eureka.answers import Question
-from megatron_eureka.evaluate.benchmarks import BENCHMARKS, load_benchmark
-from megatron_eureka.evaluate.benchmarks.pictures import options_in, user_turn
+from megatron_eureka.datasets.benchmarks import BENCHMARKS, load_benchmark
+from megatron_eureka.datasets.benchmarks.item import options_in, user_turn
 from megatron_eureka.evaluate.results import question_text
 from megatron_eureka.evaluate.scoring import AnswerScorer
 
@@ -186,7 +186,7 @@ def test_a_malformed_row_is_counted_and_named(folder, caplog, name, change, kind
     file = write(folder / "rows.jsonl", [GOOD[name], {**GOOD[name], **change, "pid": 2, "sample_index": 2}])
     loaded = load_benchmark(name, file)
     assert len(loaded.items) == 1 and loaded.left_out == {kind: 1}
-    assert f"{file}:2: left out" in caplog.text
+    assert f"left out: {file}:2: " in caplog.text
 
 
 def test_lines_that_are_no_rows_are_counted(folder):
@@ -195,7 +195,7 @@ def test_lines_that_are_no_rows_are_counted(folder):
     file.write_text(f'{good}\n{{"id": \n[1]\n\n"text"\n{"[" * 100_000}\n{good}\n\udcff\n', "utf-8", "surrogateescape")
     loaded = load_benchmark("k12", file)
     assert len(loaded.items) == 1
-    assert loaded.left_out == {"row": 6}  # torn, a list, a text, too deep, the same id again, no UTF-8
+    assert loaded.left_out == {"row": 3, "json": 3}  # torn, a list, a text, too deep, the same id again, no UTF-8
 
 
 @pytest.mark.parametrize("change", [{}, {"image": None}])
@@ -212,7 +212,7 @@ def test_a_file_without_a_good_row_is_refused(tmp_path, change):
         ("k12", "missing", "no such file or folder"),
         ("mathverse", "", "holds none of testmini.parquet"),
         ("k12", "rows.csv", "unknown kind '.csv'"),
-        ("k12", "rows.json", "not readable as JSON"),
+        ("k12", "rows.json", "not valid JSON"),
         ("k12", "rows.parquet", "not readable as parquet"),
         ("jsonl", "many", "holds 2 files"),
     ],

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from megatron_eureka.data.fingerprint import look_alikes, normalise_text
 from megatron_eureka.data.images import ImageStore
-from megatron_eureka.data.items import Item, Problem, read_other_items, read_training_items
-from megatron_eureka.data.rows import table_files
+from megatron_eureka.datasets.fingerprint import look_alikes, normalise_text
+from megatron_eureka.datasets.items import Item, Problem, read_other_items, read_training_items
+from megatron_eureka.datasets.tables import table_files
 
 # A text is that of a test question, whatever the pictures, where it is longer than "Find x in the figure."
 MIN_TELLING_CHARACTERS = 40
