@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from megatron_eureka import answers
+from megatron_eureka.answers import label_kind  # noqa: F401 (called by name, as the functions here)
 from megatron_eureka.rewards.mm_eureka import score_mm_eureka
 
 
@@ -30,8 +31,3 @@ def judge_answer(response: str, gold: list[str], question: dict, compat: str = "
 def check_label(label: str, compat: str = "none") -> str | None:
     """Why no answer could ever be verified against this label, or None if one could; MM-EUREKA pays 1.0 for any."""
     return None if compat == "mm_eureka" else answers.check_label(label)
-
-
-def label_kind(label: str) -> str:
-    """What sort of answer a label is; see `answers.label_kind`."""
-    return answers.label_kind(label)

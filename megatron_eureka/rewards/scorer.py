@@ -82,7 +82,7 @@ class Scorer:
         ("errors"); both score 0."""
         counted = Counter(self._pool.counters)
         for user in self._users:
-            counted.update(user.counters)
+            counted.update(user.failures.counters)
         return dict(counted)
 
     def take_failures(self) -> list[Failures]:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections import Counter
 from concurrent.futures import Future
 
 import httpx
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential
 
-from megatron_eureka.rewards.components import Batch, Components, by_sample, check_components
+from megatron_eureka.rewards.components import Batch, Components
 from megatron_eureka.rewards.failures import Failures
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 8.0  # before the first retry; doubled for each further one
@@ -32,8 +31,7 @@ class RewardService:
         retries: further requests after one that failed.
         concurrency: batches that are under way at a time.
 
-    `counters`: samples that scored nothing here, by "timeouts" and "errors"; `failures`: the same for a step's account.
-    Close it to end its thread.
+    `failures` has the samples that scored nothing here. Close it to end its thread.
 
     Raises:
         ValueError: no http address.
@@ -42,14 +40,13 @@ class RewardService:
     def __init__(self, url: str, timeout_s: float, retries: int, concurrency: int):
         check_address(url)
         self.url = url
-        self.counters: Counter[str] = Counter()
         address = httpx.URL(url)
         self.failures = Failures(f"{address.netloc.decode()}{address.path}", f"reward service {url}")
         self._timeout_s, self._retries = timeout_s, retries
         self._places = asyncio.Semaphore(concurrency)
         self._open = 0  # batches that wait or are under way
         self._failed_in_a_row = 0  # of them, with all their retries
-        self._known: tuple[str, ...] | None = None  # components of the last good reply: 0 where the service fails
+        self._replied = False  # in the right form, at least once
         # Limits as httpx has them are those of each read; here a task is ended as a whole.
         self._client = httpx.AsyncClient(timeout=None, limits=httpx.Limits(max_connections=concurrency))
         self._loop = asyncio.new_event_loop()
@@ -92,9 +89,7 @@ class RewardService:
             return scores
         except _Failure as failure:
             self._failed_in_a_row += 1
-            self.counters[failure.counter] += len(batch.responses)
-            self.failures.lose(len(batch.responses), failure)
-            return [dict.fromkeys(self._known or (), 0.0) for _ in batch.responses]
+            return self.failures.lose(len(batch.responses), failure, counter=failure.counter)
         finally:
             self._open -= 1
 
@@ -113,7 +108,7 @@ class RewardService:
     async def _ask_once(self, body: bytes, num_samples: int) -> list[Components]:
         if self._failed_in_a_row >= MAX_FAILED:
             raise _Failure("asked no more, for it keeps on failing", may_pass=False)
-        return self._by_sample(await self._ask(body), num_samples)
+        return self._read(await self._ask(body), num_samples)
 
     async def _ask(self, body: bytes) -> object:
         """The reply's JSON."""
@@ -141,17 +136,15 @@ class RewardService:
                         raise _Failure(f"the reply exceeds {MAX_REPLY_BYTES} bytes", may_pass=False)
         return bytes(reply)
 
-    def _by_sample(self, result: object, num_samples: int) -> list[dict[str, float]]:
+    def _read(self, result: object, num_samples: int) -> list[Components]:
         try:
-            check_components(result, num_samples, f"reward service {self.url}")
+            scores = self.failures.read(result, num_samples)
         except ValueError as error:
-            if self._known is None:
+            if not self._replied:
                 raise
             raise _Failure(str(error)) from error
-        self._known = self.failures.components = tuple(result)
-        scores = by_sample(result, num_samples)
-        self.counters["errors"] += self.failures.lose_missing(result, scores)
-        return [dict.fromkeys(result, 0.0) | score for score in scores]
+        self._replied = True
+        return scores
 
 
 def check_address(url: str) -> None:

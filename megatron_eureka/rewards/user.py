@@ -5,13 +5,12 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
 from megatron_eureka.rewards.batcher import Batcher
-from megatron_eureka.rewards.components import Batch, Components, by_sample, check_components
+from megatron_eureka.rewards.components import Batch, Components
 from megatron_eureka.rewards.failures import Failures
 from megatron_eureka.rewards.pool import START_LIMIT_S, WORKER, Outcome, VerifierPool, worker_environment
 
@@ -29,8 +28,7 @@ class UserReward:
         reference: `path/to/file.py:name`.
         timeout_s: limit of a call.
 
-    `counters`: samples that scored nothing, by "timeouts" and "errors"; `failures`: the same for a step's account.
-    Close it to end its process and thread.
+    `failures` has the samples that scored nothing. Close it to end its process and thread.
 
     Raises:
         ValueError: the reference has another form, the file cannot be read, or the function is missing.
@@ -38,7 +36,6 @@ class UserReward:
 
     def __init__(self, reference: str, timeout_s: float):
         file, self.name = find_function(reference)
-        self.counters: Counter[str] = Counter()
         self.failures = Failures(self.name, f"reward function {reference}")
         self._pool = VerifierPool(1, timeout_s, file, memory_bytes=0, log_failures=False)
         self._batcher = Batcher(self._score_all)
@@ -66,30 +63,22 @@ class UserReward:
         self.failures.samples += len(batch.responses)
         outcome = self._call(batch)
         if outcome.status == "ok":
-            return self._by_sample(outcome.value, len(batch.responses))
+            return self.failures.read(outcome.value, len(batch.responses))
         return [score for sample in batch.samples() for score in self._score_alone(sample)]
 
     def _score_alone(self, sample: Batch) -> list[Components]:
         outcome = self._call(sample)
         if outcome.status == "ok":
-            return self._by_sample(outcome.value, 1)
-        self._timeouts += outcome.status == "timeout"
-        self.counters["timeouts" if outcome.status == "timeout" else "errors"] += 1
-        self.failures.lose(1, outcome.value)
-        return [dict.fromkeys(self.failures.components, 0.0)]
+            return self.failures.read(outcome.value, 1)
+        late = outcome.status == "timeout"
+        self._timeouts += late
+        return self.failures.lose(1, outcome.value, counter="timeouts" if late else "errors")
 
     def _call(self, batch: Batch) -> Outcome:
         if self._timeouts >= MAX_TIMEOUTS:
             return Outcome("timeout", "not tried, for it kept on hanging")
         (outcome,) = self._pool.run([(self.name, (batch.prompts, batch.responses, batch.labels))])
         return outcome
-
-    def _by_sample(self, result: object, num_samples: int) -> list[Components]:
-        check_components(result, num_samples, self.name)
-        self.failures.components = tuple(result)
-        scores = by_sample(result, num_samples)
-        self.counters["errors"] += self.failures.lose_missing(result, scores)
-        return [dict.fromkeys(result, 0.0) | score for score in scores]
 
 
 def find_function(reference: str) -> tuple[Path, str]:

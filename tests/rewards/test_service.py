@@ -95,7 +95,7 @@ def ask(caller):
 
 
 def counted(caller):
-    return {name: caller.counters[name] for name in ("timeouts", "errors")}
+    return {name: caller.failures.counters[name] for name in ("timeouts", "errors")}
 
 
 def test_a_good_reply(serve):
@@ -167,7 +167,7 @@ def test_a_wrong_form_behind_a_good_reply_is_a_failure(serve, body):
     caller = RewardService(server.url, 5.0, 1, concurrency=2)
     good = [{"kind": 1.0}, {"kind": 0.5}]
     assert [ask(caller) for _ in range(2)] == [good, good]  # the second one at its second request
-    assert caller.counters["errors"] == 0 and len(server.requests) == 3
+    assert caller.failures.counters["errors"] == 0 and len(server.requests) == 3
     assert ask(caller) == [{"kind": 0.0}, {"kind": 0.0}]
     assert counted(caller) == {"timeouts": 0, "errors": 2} and len(server.requests) == 5
     caller.close()
@@ -194,7 +194,7 @@ def test_batches_are_sent_as_they_come_some_at_a_time(serve):
     server.stop.set()  # the two that hang end without a reply
     assert futures[2].result(timeout=30) == [{"kind": 1.0}, {"kind": 0.5}]
     assert not any(any(score.values()) for future in futures[:2] for score in future.result(timeout=30))
-    assert caller.counters["errors"] == 4
+    assert caller.failures.counters["errors"] == 4
     caller.close()
 
 
@@ -203,7 +203,7 @@ def test_a_service_that_keeps_on_failing_is_left_alone_until_the_next_batches(se
     caller = RewardService(server.url, 5.0, 0, concurrency=1)
     futures = [caller.submit(Batch(*BATCH)) for _ in range(service.MAX_FAILED + 3)]
     assert [future.result(timeout=30) for future in futures] == [[{}, {}]] * len(futures)
-    assert len(server.requests) == service.MAX_FAILED and caller.counters["errors"] == 2 * len(futures)
+    assert len(server.requests) == service.MAX_FAILED and caller.failures.counters["errors"] == 2 * len(futures)
     assert ask(caller) == [{"kind": 1.0}, {"kind": 0.5}]
     caller.close()
 
