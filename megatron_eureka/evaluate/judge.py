@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from megatron_eureka.data.records import read_lines
 from megatron_eureka.evaluate.results import ItemResult, question_text
 from megatron_eureka.files import naming_full_disk
 from megatron_eureka.log import logger, progress
@@ -190,12 +191,5 @@ def read_verdict(text: str, finish_reason: str = "stop") -> bool | None:
 
 def _read_cache(path: Path) -> dict[str, bool]:
     """Verdicts by key; lines that a killed process tore do not count."""
-    known: dict[str, bool] = {}
-    if path.exists():
-        for line in path.read_text("utf-8", errors="replace").split("\n"):
-            try:
-                record = json.loads(line)
-                known[record["key"]] = bool(record["verdict"])
-            except (ValueError, LookupError, TypeError):
-                continue
-    return known
+    rows = [row for _, row in read_lines(path) if isinstance(row, dict)] if path.exists() else []
+    return {row["key"]: bool(row["verdict"]) for row in rows if {"key", "verdict"} <= row.keys()}

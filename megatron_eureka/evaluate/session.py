@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -121,9 +121,9 @@ def score_files(config: Config, out: Path, files: Mapping[str, Path]) -> dict:
     found = {role: read_responses(file) for role, file in files.items()}
     counts = [len(entry.responses) for responses, _ in found.values() for entry in responses.values()]
     samples = min([count for count in counts if count], default=1)  # of an item without any, every k fails
-    evaluation = config.evaluation.model_copy(update={"samples": samples, "temperature": None})
-    wanted = pass_ks(evaluation.model_copy(update={"pass_k": evaluation.pass_k or [1]}))
-    config = config.model_copy(update={"evaluation": evaluation.model_copy(update={"samples": 1, "pass_k": []})})
+    # Nobody knows how they were drawn; several that differ had a temperature.
+    changes = {"samples": samples, "temperature": 1.0, "pass_k": config.evaluation.pass_k or [1]}
+    config = config.model_copy(update={"evaluation": config.evaluation.model_copy(update=changes)})
     session = open_session(config, out, files, keep_pictures=False)
     if len(session.benchmarks) > 1:
         raise ValueError("--responses are scored for one benchmark at a time: give one --benchmark.")
@@ -135,23 +135,22 @@ def score_files(config: Config, out: Path, files: Mapping[str, Path]) -> dict:
             raise ValueError(f"{files[role]}: none of its {strangers} ids is one of {benchmark.name}'s.")
         if strangers or unusable:
             logger.warning("%s: %d unknown ids, %d unusable rows", files[role], strangers, unusable)
-    return _summarise(session, {role: {benchmark.name: responses} for role, (responses, _) in found.items()}, wanted)
+    return _summarise(session, {role: {benchmark.name: responses} for role, (responses, _) in found.items()})
 
 
-def _summarise(
-    session: Session, given: Mapping[str, Mapping[str, Mapping[str, Response]]], wanted: Sequence[int] = ()
-) -> dict:
+def _summarise(session: Session, given: Mapping[str, Mapping[str, Mapping[str, Response]]]) -> dict:
     options = session.config.evaluation
     judge = Judge(options, session.out / "judge.jsonl") if options.judge_url else None
-    wanted = wanted or pass_ks(options)
     reward = session.config.reward
     entries = {}
     with AnswerScorer(reward.workers, reward.timeout_s, reward.compat) as scorer:
         for benchmark in session.benchmarks:
-            results = {role: _scored(benchmark, given[role][benchmark.name], scorer, judge) for role in session.names}
-            for role, found in results.items():
-                write_results(session.out / role / f"{benchmark.name}.jsonl", found)
-            entries[benchmark.name] = _entry(session, benchmark, results, wanted)
+            results = {}
+            for role in session.names:
+                found = score_responses(benchmark, given[role][benchmark.name], scorer)
+                results[role] = with_verdicts(found, judge.verdicts(found)) if judge else found
+                write_results(session.out / role / f"{benchmark.name}.jsonl", results[role])
+            entries[benchmark.name] = _entry(session, benchmark, results)
         failed = sum(scorer.counters.values())
     summary = {
         "models": {heading: str(session.models[role]) for role, heading in session.names.items()},
@@ -167,16 +166,8 @@ def _summarise(
     return summary
 
 
-def _scored(
-    benchmark: Benchmark, responses: Mapping[str, Response], scorer: AnswerScorer, judge: Judge | None
-) -> tuple[ItemResult, ...]:
-    results = score_responses(benchmark, responses, scorer)
-    return with_verdicts(results, judge.verdicts(results)) if judge else results
-
-
-def _entry(
-    session: Session, benchmark: Benchmark, results: Mapping[str, tuple[ItemResult, ...]], wanted: Sequence[int]
-) -> dict:
+def _entry(session: Session, benchmark: Benchmark, results: Mapping[str, tuple[ItemResult, ...]]) -> dict:
+    wanted = pass_ks(session.config.evaluation)
     return {
         "files": [str(file) for file in benchmark.files],
         "left_out": benchmark.left_out,

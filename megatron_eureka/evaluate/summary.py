@@ -5,8 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from megatron_eureka.evaluate.intervals import mcnemar, mean_interval, paired_difference, paired_rates, sign_flip
-from megatron_eureka.evaluate.passk import pass_at_k
+from megatron_eureka.evaluate.intervals import (
+    mcnemar,
+    mean_interval,
+    paired_difference,
+    paired_rates,
+    pass_at_k,
+    sign_flip,
+)
 from megatron_eureka.evaluate.results import ItemResult
 
 

@@ -12,9 +12,8 @@ from megatron_eureka.rewards.batcher import Batcher
 from megatron_eureka.rewards.components import Batch, Components
 from megatron_eureka.rewards.failures import Failures
 from megatron_eureka.rewards.format import score_format
-from megatron_eureka.rewards.overlong import score_overlong
+from megatron_eureka.rewards.penalties import score_overlong, score_repetition
 from megatron_eureka.rewards.pool import Outcome, VerifierPool
-from megatron_eureka.rewards.repetition import score_repetition
 from megatron_eureka.rewards.service import RewardService
 from megatron_eureka.rewards.user import UserReward
 

@@ -6,8 +6,7 @@ from itertools import combinations
 import pytest
 
 from megatron_eureka.datasets.benchmarks import Benchmark
-from megatron_eureka.evaluate.intervals import mcnemar, mean_interval, paired_rates, sign_flip, wilson
-from megatron_eureka.evaluate.passk import pass_at_k
+from megatron_eureka.evaluate.intervals import mcnemar, mean_interval, paired_rates, pass_at_k, sign_flip, wilson
 from megatron_eureka.evaluate.report import main_table, markdown
 from megatron_eureka.evaluate.responses import Response
 from megatron_eureka.evaluate.results import ItemResult, SampleResult, score_responses, with_verdicts

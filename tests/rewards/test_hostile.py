@@ -17,8 +17,8 @@ from megatron_eureka.answers.notation import bare, normal
 from megatron_eureka.config.schema import Repetition, Reward
 from megatron_eureka.rewards.accuracy import check_label, score_accuracy
 from megatron_eureka.rewards.format import score_format
+from megatron_eureka.rewards.penalties import score_repetition
 from megatron_eureka.rewards.pool import VerifierPool
-from megatron_eureka.rewards.repetition import score_repetition
 from megatron_eureka.rewards.scorer import Scorer
 from tests.rewards.hostile_texts import HOSTILE, MIB
 

@@ -3,8 +3,7 @@
 import pytest
 
 from megatron_eureka.config.schema import Overlong, Repetition, Reward
-from megatron_eureka.rewards.overlong import score_overlong
-from megatron_eureka.rewards.repetition import score_repetition
+from megatron_eureka.rewards.penalties import score_overlong, score_repetition
 from megatron_eureka.rewards.scorer import Scorer
 
 
