@@ -6,22 +6,22 @@ neither its memory nor its threads.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
-import select
-import selectors
-import subprocess
 import sys
 import threading
-import time
 import weakref
-from collections import deque
-from collections.abc import Sequence
+from asyncio.subprocess import PIPE, Process
+from collections.abc import Coroutine, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from megatron_eureka.log import logger
+from megatron_eureka.rewards.loop_thread import LoopThread
 
 WORKER = Path(__file__).with_name("worker.py")
 VERIFIER = Path(__file__).with_name("accuracy.py")
@@ -29,6 +29,7 @@ PACKAGE_PARENT = str(Path(__file__).resolve().parents[2])  # for verifiers that 
 START_LIMIT_S = 120.0
 MAX_FAILED_STARTS = 3
 MAX_LOGGED = 20
+MAX_LINE_BYTES = 1 << 30  # of a result
 MEMORY_BYTES = 4 << 30  # 9^9^9^9 must end in an error, not in the machine's last byte
 
 
@@ -49,7 +50,7 @@ class VerifierPool:
     """Calls functions of one Python file in worker processes.
 
     Args:
-        workers: number of processes; they start at the first call.
+        workers: number of processes; they start at the first calls.
         timeout_s: limit of one call; the worker is then killed and replaced.
         verifier: the file whose functions are called.
         memory_bytes: address space of a process; 0: no limit.
@@ -71,10 +72,7 @@ class VerifierPool:
         self._memory_bytes = memory_bytes
         self._log_failures = log_failures
         self._lock = threading.Lock()
-        self._workers: list[_Worker] = []
-        self._pid = os.getpid()
-        self._closing = False
-        self._finalizer = weakref.finalize(self, _stop_all, self._workers, self._pid)
+        self._loop: LoopThread | None = None
 
     def run(self, calls: Sequence[tuple[str, tuple]]) -> list[Outcome]:
         """Call `function(*arguments)` for each (function, arguments), in any order; outcomes in the order of calls.
@@ -82,150 +80,127 @@ class VerifierPool:
         Raises:
             RuntimeError: the worker program does not start, or `close` was called meanwhile.
         """
+        return self.submit(self.call_all(calls)).result()
+
+    def submit(self, work: Coroutine) -> Future[Any]:
+        """Start a coroutine, which may use `call_all`, beside the caller; its result raises as that of `run`."""
         with self._lock:
-            if self._pid != os.getpid():  # after a fork the parent's workers are not ours
-                self._workers, self._pid = [], os.getpid()
-                self._finalizer = weakref.finalize(self, _stop_all, self._workers, self._pid)
-            job = _Job(calls)
-            while job.waiting or any(worker.call is not None for worker in self._workers):
-                if self._closing:
-                    raise RuntimeError("The verifier processes were ended while they were at work.")
-                while len(self._workers) < min(self._num_workers, len(calls)):
-                    self._workers.append(_Worker(self._verifier, self._memory_bytes))
-                for worker in self._workers:
-                    if worker.ready and worker.call is None and job.waiting:
-                        worker.send(job.waiting.popleft(), calls, self._timeout_s)
-                for worker in self._wait():
-                    self._settle(worker, job)
-            return job.outcomes
+            if self._loop is None or self._pid != os.getpid():  # after a fork the parent's workers are not ours
+                self._begin()
+            return self._loop.submit(_told(work))
+
+    def _begin(self) -> None:
+        self._pid, self._loop = os.getpid(), LoopThread("verifier")
+        self._places = asyncio.Semaphore(self._num_workers)
+        self._processes: list[Process] = []
+        self._idle: list[Process] = []
+        self._failed_starts = 0  # in a row
+        weakref.finalize(self, _abandon, self._loop, self._processes, self._pid)
+
+    async def call_all(self, calls: Sequence[tuple[str, tuple]]) -> list[Outcome]:
+        """As `run`, in a coroutine that was given to `submit`."""
+        return await asyncio.gather(*(self._call(call) for call in calls))
 
     def close(self) -> None:
         """End all workers, also in the middle of a call of another thread. A later call starts new ones."""
-        self._closing = True
-        if self._pid == os.getpid():  # a call under way sees them end, and gives the lock back
-            for worker in list(self._workers):
-                worker.process.kill()
         with self._lock:
-            _stop_all(self._workers, self._pid)
-            self._closing = False
+            loop, self._loop = self._loop, None
+        if loop is not None and self._pid == os.getpid():
+            loop.close(self._end_all)
 
     def pids(self) -> list[int]:
         """Process ids of the running workers."""
-        return [worker.process.pid for worker in self._workers]
+        return [process.pid for process in self._processes] if self._loop else []
 
-    def _wait(self) -> list[_Worker]:
-        """Wait for a line, an end or a time limit; return the workers that need a decision."""
-        now = time.monotonic()
-        deadlines = [worker.deadline for worker in self._workers if worker.deadline is not None]
-        with selectors.DefaultSelector() as selector:
-            for worker in self._workers:
-                selector.register(worker.process.stdout, selectors.EVENT_READ, worker)
-            readable = {key.data for key, _ in selector.select(max(0.0, min(deadlines, default=now) - now))}
-        for worker in readable:
-            worker.receive()
-        now = time.monotonic()
-        return [worker for worker in self._workers if worker.ended or worker.result or worker.late(now)]
-
-    def _settle(self, worker: _Worker, job: _Job) -> None:
-        """Book a result, or an end without one: a worker over its time, or one that died."""
-        call, result = worker.call, worker.result
-        worker.call, worker.result, worker.deadline = None, None, None
-        if result is None:
-            self._forget(worker)
-            if not worker.ready:
-                job.failed_starts += 1
-                if job.failed_starts >= MAX_FAILED_STARTS:
-                    raise RuntimeError(f"Verifier processes do not start: {sys.executable} {WORKER} {self._verifier}.")
-            if call is None:
-                return
-            if worker.ended and call not in job.retried:  # it may have been killed for a reason of its own
-                job.retried.add(call)
-                job.waiting.append(call)
-                return
-            result = ("error", "the process died twice") if worker.ended else ("timeout", f"over {self._timeout_s} s")
-        status, value = result
-        job.outcomes[call] = Outcome(status, value)
-        if status != "ok":
-            counter = "timeouts" if status == "timeout" else "errors"
+    async def _call(self, call: tuple[str, tuple]) -> Outcome:
+        async with self._places:
+            outcome = await self._try(call) or await self._try(call)  # it may have been killed for a reason of its own
+        outcome = outcome or Outcome("error", "the process died twice")
+        if outcome.status != "ok":
+            counter = "timeouts" if outcome.status == "timeout" else "errors"
             self.counters[counter] += 1
             if self._log_failures and self.counters[counter] <= MAX_LOGGED:
-                logger.warning("Verification failed (%s) and scores 0: %.100r", value, job.calls[call][1])
+                logger.warning("Verification failed (%s) and scores 0: %.100r", outcome.value, call[1])
+        return outcome
 
-    def _forget(self, worker: _Worker) -> None:
-        worker.stop()
-        self._workers.remove(worker)
+    async def _try(self, call: tuple[str, tuple]) -> Outcome | None:
+        """What comes of a call in one process; None where the process dies."""
+        process = await self._take()
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                process.stdin.write(json.dumps(call).encode() + b"\n")
+                await process.stdin.drain()
+                outcome = Outcome(*await _receive(process))
+        except TimeoutError:
+            await self._end(process)
+            return Outcome("timeout", f"over {self._timeout_s} s")
+        except (OSError, EOFError):
+            await self._end(process)
+            return None
+        self._idle.append(process)
+        return outcome
 
-
-class _Job:
-    """The state of one `run`."""
-
-    def __init__(self, calls: Sequence[tuple[str, tuple]]):
-        self.calls = calls
-        self.outcomes: list[Outcome | None] = [None] * len(calls)
-        self.waiting = deque(range(len(calls)))
-        self.retried: set[int] = set()
-        self.failed_starts = 0
-
-
-class _Worker:
-    """One process and the call it works on."""
-
-    def __init__(self, verifier: str, memory_bytes: int):
-        self.process = subprocess.Popen(
-            [sys.executable, str(WORKER), verifier, str(memory_bytes)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=worker_environment(),
-            start_new_session=True,  # Ctrl-C is for the trainer, which then closes its workers
-        )
-        os.set_blocking(self.process.stdin.fileno(), False)
-        self.ready = False
-        self.ended = False
-        self.call: int | None = None  # index of the running call
-        self.result: tuple[str, Any] | None = None
-        self.deadline: float | None = time.monotonic() + START_LIMIT_S
-        self._received = b""
-
-    def send(self, call: int, calls: Sequence[tuple[str, tuple]], timeout_s: float) -> None:
-        """Hand a call over. A process that does not take it ends or times out like one that does not answer."""
-        self.call, self.deadline = call, time.monotonic() + timeout_s
-        data = memoryview(json.dumps(calls[call]).encode() + b"\n")
-        descriptor = self.process.stdin.fileno()
-        while data and not self.late(time.monotonic()):
+    async def _take(self) -> Process:
+        """A process that waits for a call."""
+        while self._idle:
+            process = self._idle.pop()
+            if process.returncode is None:
+                return process
+            await self._end(process)  # it was killed meanwhile
+        while self._failed_starts < MAX_FAILED_STARTS:
+            # In a session of its own: Ctrl-C is for the trainer, which then closes its workers.
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, str(WORKER), self._verifier, str(self._memory_bytes)),
+                **{"stdin": PIPE, "stdout": PIPE, "env": worker_environment()},
+                **{"start_new_session": True, "limit": MAX_LINE_BYTES},
+            )
+            self._processes.append(process)
             try:
-                if select.select([], [descriptor], [], max(0.0, self.deadline - time.monotonic()))[1]:
-                    data = data[os.write(descriptor, data) :]
-            except BrokenPipeError:
-                self.ended = True
-                return
-
-    def receive(self) -> None:
-        """Take what the process has written; the first line says that it is ready, each further one is a result."""
-        data = os.read(self.process.stdout.fileno(), 1 << 16)
-        self.ended = not data
-        self._received += data
-        line, newline, rest = self._received.partition(b"\n")
-        if newline:
-            self._received = rest
-            status, value = json.loads(line)
-            if status == "ready":
-                self.ready, self.deadline = True, None
+                async with asyncio.timeout(START_LIMIT_S):
+                    await _receive(process)
+            except (TimeoutError, EOFError):
+                self._failed_starts += 1
+                await self._end(process)
             else:
-                self.result = (status, value)
+                self._failed_starts = 0
+                return process
+        raise RuntimeError(f"Verifier processes do not start: {sys.executable} {WORKER} {self._verifier}.")
 
-    def late(self, now: float) -> bool:
-        return self.deadline is not None and now > self.deadline
+    async def _end(self, process: Process) -> None:
+        """Kill a process and wait for its end; it holds nothing worth saving."""
+        _kill(process)
+        await process.wait()
+        self._processes.remove(process)
 
-    def stop(self) -> None:
-        """Kill the process and wait for its end; it holds nothing worth saving."""
-        self.process.kill()
-        self.process.wait()
-        self.process.stdin.close()
-        self.process.stdout.close()
+    async def _end_all(self) -> None:
+        for process in list(self._processes):
+            await self._end(process)
 
 
-def _stop_all(workers: list[_Worker], pid: int) -> None:
-    if os.getpid() != pid:  # a forked child must not kill its parent's workers
-        return
-    while workers:
-        workers.pop().stop()
+async def _told(work: Coroutine) -> Any:
+    try:
+        return await work
+    except asyncio.CancelledError:
+        raise RuntimeError("The verifier processes were ended while they were at work.") from None
+
+
+async def _receive(process: Process) -> tuple[str, Any]:
+    """The next line of a process; EOFError where it has died."""
+    line = await process.stdout.readline()
+    if not line.endswith(b"\n"):
+        raise EOFError
+    status, value = json.loads(line)
+    return status, value
+
+
+def _kill(process: Process) -> None:
+    with suppress(ProcessLookupError):
+        process.kill()
+
+
+def _abandon(loop: LoopThread, processes: list[Process], pid: int) -> None:
+    """End what is left of a pool that nobody closed."""
+    if os.getpid() == pid and not loop.closed:  # a forked child must not kill its parent's workers
+        for process in processes:
+            _kill(process)
+        loop.stop()

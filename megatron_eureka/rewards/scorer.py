@@ -8,12 +8,11 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from megatron_eureka.rewards.batcher import Batcher
 from megatron_eureka.rewards.components import Batch, Components
 from megatron_eureka.rewards.failures import Failures
 from megatron_eureka.rewards.format import score_format
 from megatron_eureka.rewards.penalties import score_overlong, score_repetition
-from megatron_eureka.rewards.pool import Outcome, VerifierPool
+from megatron_eureka.rewards.pool import VerifierPool
 from megatron_eureka.rewards.service import RewardService
 from megatron_eureka.rewards.user import UserReward
 
@@ -66,7 +65,6 @@ class Scorer:
         self._max_response_tokens = max_response_tokens
         self._pool = VerifierPool(options.workers, options.timeout_s, log_failures=False)
         self._failures = Failures("accuracy", "the verification of answers", ("accuracy",))
-        self._verifier = Batcher(self._verify)
         self._users: list[UserReward | RewardService] = [
             UserReward(reference, options.function_timeout_s) for reference in options.functions
         ]
@@ -108,7 +106,7 @@ class Scorer:
         batch = Batch(prompts, responses, labels)
         users = [user.submit(batch) for user in self._users if responses]
         ours = [self._ours(response, num_tokens[i] if num_tokens else None) for i, response in enumerate(responses)]
-        return PendingRewards(self._verifier.submit(pairs), ours, users, self.options)
+        return PendingRewards(self._pool.submit(self._verify(pairs)), ours, users, self.options)
 
     def score(
         self, prompts: list[str], responses: list[str], labels: list[str], num_tokens: list[int] | None = None
@@ -116,21 +114,16 @@ class Scorer:
         """`submit`, and wait for the result."""
         return self.submit(prompts, responses, labels, num_tokens).result()
 
-    def _verify(self, batches: Sequence[Sequence[Pair]]) -> list[list[float]]:
-        """The accuracy of each pair of each batch; samples of a group often agree, and are verified once."""
-        pairs = list(dict.fromkeys(pair for batch in batches for pair in batch))
-        outcomes = self._pool.run([("score_accuracy", (*pair, self.options.compat)) for pair in pairs])
-        scores = [outcome.value if outcome.status == "ok" else 0.0 for outcome in outcomes]
-        found = dict(zip(pairs, scores, strict=True))
-        self._count(batches, dict(zip(pairs, outcomes, strict=True)))
-        return [[found[pair] for pair in batch] for batch in batches]
-
-    def _count(self, batches: Sequence[Sequence[Pair]], outcomes: dict[Pair, Outcome]) -> None:
-        """Book what failed; pairs of a batch that agree are a sample each."""
-        for pair in (pair for batch in batches for pair in batch):
-            self._failures.samples += 1
+    async def _verify(self, pairs: Sequence[Pair]) -> list[float]:
+        """The accuracy of each pair; samples of a group often agree, and are verified once."""
+        distinct = list(dict.fromkeys(pairs))
+        calls = [("score_accuracy", (*pair, self.options.compat)) for pair in distinct]
+        outcomes = dict(zip(distinct, await self._pool.call_all(calls), strict=True))
+        self._failures.samples += len(pairs)
+        for pair in pairs:
             if outcomes[pair].status != "ok":
                 self._failures.lose(1, f"{outcomes[pair].value}, of an answer to the label {pair[1]!r:.80}")
+        return [outcomes[pair].value if outcomes[pair].status == "ok" else 0.0 for pair in pairs]
 
     def _ours(self, response: str, num_tokens: int | None) -> Components:
         """What takes no time: format and penalties."""
@@ -151,7 +144,7 @@ class Scorer:
 
     def close(self) -> None:
         """End the processes and threads, also in the middle of their work."""
-        for owner in (self._pool, self._verifier, *self._users):
+        for owner in (self._pool, *self._users):
             owner.close()
 
     def __enter__(self) -> Scorer:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
 from concurrent.futures import Future
 
 import httpx
@@ -12,6 +11,7 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait
 
 from megatron_eureka.rewards.components import Batch, Components
 from megatron_eureka.rewards.failures import Failures
+from megatron_eureka.rewards.loop_thread import LoopThread
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 8.0  # before the first retry; doubled for each further one
 MAX_FAILED = 3
@@ -49,9 +49,7 @@ class RewardService:
         self._replied = False  # in the right form, at least once
         # Limits as httpx has them are those of each read; here a task is ended as a whole.
         self._client = httpx.AsyncClient(timeout=None, limits=httpx.Limits(max_connections=concurrency))
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="reward-service", daemon=True)
-        self._thread.start()
+        self._loop = LoopThread("reward-service")
 
     def submit(self, batch: Batch) -> Future[list[Components]]:
         """Ask about a batch beside whatever the caller does until it asks for the result.
@@ -60,22 +58,11 @@ class RewardService:
             components of each sample. Raises ValueError for JSON of a wrong form from a service that never gave the
             right one; later it is a failure.
         """
-        return asyncio.run_coroutine_threadsafe(self._score(batch), self._loop)
+        return self._loop.submit(self._score(batch))
 
     def close(self) -> None:
         """End what is under way, the connections and the thread."""
-        if self._thread.is_alive():
-            asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-            self._loop.close()
-
-    async def _end(self) -> None:
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await self._client.aclose()
+        self._loop.close(self._client.aclose)
 
     async def _score(self, batch: Batch) -> list[Components]:
         if not self._open:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import subprocess
 import sys
-from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
-from megatron_eureka.rewards.batcher import Batcher
 from megatron_eureka.rewards.components import Batch, Components
 from megatron_eureka.rewards.failures import Failures
 from megatron_eureka.rewards.pool import START_LIMIT_S, WORKER, Outcome, VerifierPool, worker_environment
@@ -38,8 +37,9 @@ class UserReward:
         file, self.name = find_function(reference)
         self.failures = Failures(self.name, f"reward function {reference}")
         self._pool = VerifierPool(1, timeout_s, file, memory_bytes=0, log_failures=False)
-        self._batcher = Batcher(self._score_all)
-        self._timeouts = 0  # of single samples among the batches at hand
+        self._turn = asyncio.Lock()
+        self._open = 0  # batches that wait or are under way
+        self._timeouts = 0  # of their single samples
 
     def submit(self, batch: Batch) -> Future[list[Components]]:
         """Call the function with a batch beside whatever the caller does until it asks for the result.
@@ -48,36 +48,37 @@ class UserReward:
             components of each sample; those that are known are 0 where the function failed. Raises ValueError for a
             result of a wrong form, which no retry mends.
         """
-        return self._batcher.submit(batch)
+        return self._pool.submit(self._score(batch))
 
     def close(self) -> None:
         """End the process, also in the middle of a call, and the thread."""
         self._pool.close()
-        self._batcher.close()
 
-    def _score_all(self, batches: Sequence[Batch]) -> list[list[Components]]:
-        self._timeouts = 0
-        return [self._score(batch) for batch in batches]
-
-    def _score(self, batch: Batch) -> list[Components]:
+    async def _score(self, batch: Batch) -> list[Components]:
+        self._timeouts = self._timeouts if self._open else 0
+        self._open += 1
         self.failures.samples += len(batch.responses)
-        outcome = self._call(batch)
-        if outcome.status == "ok":
-            return self.failures.read(outcome.value, len(batch.responses))
-        return [score for sample in batch.samples() for score in self._score_alone(sample)]
+        try:
+            async with self._turn:
+                outcome = await self._call(batch)
+                if outcome.status == "ok":
+                    return self.failures.read(outcome.value, len(batch.responses))
+                return [score for sample in batch.samples() for score in await self._score_alone(sample)]
+        finally:
+            self._open -= 1
 
-    def _score_alone(self, sample: Batch) -> list[Components]:
-        outcome = self._call(sample)
+    async def _score_alone(self, sample: Batch) -> list[Components]:
+        outcome = await self._call(sample)
         if outcome.status == "ok":
             return self.failures.read(outcome.value, 1)
         late = outcome.status == "timeout"
         self._timeouts += late
         return self.failures.lose(1, outcome.value, counter="timeouts" if late else "errors")
 
-    def _call(self, batch: Batch) -> Outcome:
+    async def _call(self, batch: Batch) -> Outcome:
         if self._timeouts >= MAX_TIMEOUTS:
             return Outcome("timeout", "not tried, for it kept on hanging")
-        (outcome,) = self._pool.run([(self.name, (batch.prompts, batch.responses, batch.labels))])
+        (outcome,) = await self._pool.call_all([(self.name, (batch.prompts, batch.responses, batch.labels))])
         return outcome
 
 

@@ -2,79 +2,71 @@
 
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from megatron_eureka.config.schema import Reward
-from megatron_eureka.rewards.batcher import Batcher
+from megatron_eureka.rewards.loop_thread import LoopThread
+from megatron_eureka.rewards.pool import Outcome, VerifierPool
 from megatron_eureka.rewards.scorer import Scorer
 
 LIMIT_S = 30
+HOSTILE = Path(__file__).with_name("hostile_verifier.py")
 
 
 @pytest.fixture
-def gated():
-    """A batcher whose work waits until it is let go, and the lists of items that it was given."""
-    go, begun, given = threading.Event(), threading.Event(), []
-
-    def work(items):
-        begun.set()
-        assert go.wait(timeout=LIMIT_S)
-        given.append(list(items))
-        return [len(item) for item in items]
-
-    batcher = Batcher(work)
-    yield batcher, go, begun, given
-    go.set()
-    batcher.close()
+def pool():
+    pool = VerifierPool(workers=2, timeout_s=LIMIT_S, verifier=HOSTILE)
+    yield pool
+    pool.close()
 
 
-def test_items_that_come_during_work_are_the_next_list(gated):
-    batcher, go, begun, given = gated
-    futures = [batcher.submit("a")]
-    assert begun.wait(timeout=LIMIT_S)
-    futures += [batcher.submit(text) for text in ("bb", "ccc", "bb")]
-    assert not any(future.done() for future in futures)
-    go.set()
-    assert [future.result(timeout=LIMIT_S) for future in futures] == [1, 2, 3, 2]
-    assert given == [["a"], ["bb", "ccc", "bb"]]
-    assert batcher.submit("dddd").result(timeout=LIMIT_S) == 4  # after a rest
+def test_what_comes_during_work_is_worked_on_beside_it(pool):
+    first = pool.submit(pool.call_all([("hang", (0,))]))
+    futures = [pool.submit(pool.call_all([("double", (number,)), ("double", ("a",))])) for number in range(3)]
+    found = [future.result(timeout=LIMIT_S) for future in futures]
+    assert found == [[Outcome("ok", 2 * number), Outcome("ok", "aa")] for number in range(3)] and not first.done()
+    assert len(pool.pids()) == 2
 
 
-def test_what_the_work_raises_is_raised_where_results_are_taken():
-    def fails(items):
-        if "bad" in items:
-            raise ValueError("no such thing")
-        return [1 for _ in items]
+def test_what_the_work_raises_is_raised_where_results_are_taken(pool):
+    async def fail():
+        await pool.call_all([("double", (1,))])
+        raise ValueError("no such thing")
 
-    batcher = Batcher(fails)
     with pytest.raises(ValueError, match="no such thing"):
-        batcher.submit("bad").result(timeout=LIMIT_S)
-    assert batcher.submit("good").result(timeout=LIMIT_S) == 1
-    batcher.close()
+        pool.submit(fail()).result(timeout=LIMIT_S)
+    assert pool.run([("double", (1,))]) == [Outcome("ok", 2)]
 
 
-def test_a_wrong_number_of_results_is_an_error_and_leaves_nobody_waiting():
-    batcher = Batcher(lambda items: [])
-    with pytest.raises(ValueError):
-        batcher.submit("a").result(timeout=LIMIT_S)
-    batcher.close()
+def test_close_ends_what_is_at_work_and_what_waits(pool):
+    futures = [pool.submit(pool.call_all([("hang", (0,))])) for _ in range(5)]
+    pool.run([])  # all of them have begun
+    threading.Timer(0.2, pool.close).start()
+    for future in futures:
+        with pytest.raises(RuntimeError, match="ended while they were at work"):
+            future.result(timeout=LIMIT_S)
 
 
-def test_close_cancels_what_waits(gated):
-    batcher, go, begun, given = gated
-    first = batcher.submit("a")
-    assert begun.wait(timeout=LIMIT_S)
-    second = batcher.submit("b")
-    threading.Timer(0.2, go.set).start()
-    batcher.close()
-    assert first.result(timeout=LIMIT_S) == 1 and second.cancelled() and given == [["a"]]
+def test_a_loop_that_was_closed_takes_nothing():
+    done = []
+
+    async def last():
+        done.append("last")
+
+    loop = LoopThread("test")
+    for _ in range(2):
+        loop.close(last)
+    assert done == ["last"]
+    with pytest.raises(RuntimeError, match="has been closed"):
+        loop.submit(last())
 
 
 def test_equal_answers_of_a_group_are_verified_once():
     with Scorer(Reward(workers=2), max_response_tokens=100) as scorer:
-        asked, run = [], scorer._pool.run
-        scorer._pool.run = lambda calls: asked.extend(call[1][:2] for call in calls) or run(calls)
+        asked, call_all = [], scorer._pool.call_all
+        scorer._pool.call_all = lambda calls: asked.extend(call[1][:2] for call in calls) or call_all(calls)
         scores = scorer.score(["?"] * 4, ["8", "9", "8", "$16/2$"], ["8"] * 4)
         assert [score["accuracy"] for score in scores] == [1.0, 0.0, 1.0, 1.0]
         assert sorted(asked) == [("$16/2$", "8"), ("8", "8"), ("9", "8")]
@@ -130,7 +122,7 @@ def test_a_scorer_that_is_closed_ends_a_function_that_hangs(tmp_path):
 
 @pytest.mark.slow
 def test_a_function_that_always_hangs_costs_few_time_limits(tmp_path):
-    """Ten batches of two: the first is tried as a whole and by sample; what waited meanwhile is given up."""
+    """Ten batches of two: the first two are tried as a whole and by sample; what waited meanwhile is given up."""
     file = tmp_path / "mine.py"
     file.write_text(
         "import time\ndef hang(prompts, responses, labels):\n"
@@ -140,4 +132,4 @@ def test_a_function_that_always_hangs_costs_few_time_limits(tmp_path):
         pending = [scorer.submit(["?"] * 2, ["8", "9"], ["8"] * 2) for _ in range(10)]
         totals = [score["total"] for scores in pending for score in scores.result()]
         assert totals == [1.0, 0.0] * 10 and scorer.counters == {"timeouts": 20, "errors": 0}
-    assert len((tmp_path / "mine.py.calls").read_text()) <= 3 + 5  # one list of a batch, one of the rest
+    assert len((tmp_path / "mine.py.calls").read_text()) == 3 + 2  # three samples hang
