@@ -39,13 +39,7 @@ class PromptStream:
 
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` needs to go on from here; JSON-ready."""
-        return {
-            "epoch": self.epoch,
-            "position": self.position,
-            "num_prompts": self.num_prompts,
-            "seed": self.seed,
-            "shuffle": self.shuffle,
-        }
+        return {name: getattr(self, name) for name in ("epoch", "position", "num_prompts", "seed", "shuffle")}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where another stream over the same data was.

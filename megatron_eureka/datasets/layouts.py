@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from megatron_eureka.data.bad_row import BadRow, bad_row
@@ -54,8 +54,8 @@ class Question:
     """A row in one form."""
 
     turns: tuple[dict, ...]  # chat turns; their texts still hold the placeholders of `pictures`
-    pictures: list  # of the row's columns, in whatever form `picture_bytes` takes
-    answer: Any  # as the row has it
+    pictures: Sequence = ()  # of the row's columns, in whatever form `find_picture` takes
+    answer: Any = None  # as the row has it
     options: tuple[str, ...] = ()
     bare: str = ""  # the question alone, where its turn says more: a context, options
     complete: bool = False  # whether the turns say all, so that no system turn is missing
@@ -69,18 +69,19 @@ def read_question(row: dict, columns: Columns) -> Question:
     Raises:
         BadRow: it has none, or parts of it contradict each other.
     """
-    pictures, answer, said = picture_values(row, columns), columns.get(row, "answer"), _said(row, columns)
-    solution = None if columns.answer else row.get(SOLUTION)
     chat = "" if columns.question else chat_column(row)
-    if not chat:
-        return _plain_question(row, columns, pictures, answer, said, solution)
-    turns, last = read_turns(row, chat)
-    complete = chat not in WITHOUT_SYSTEM or any(turn["role"] == "system" for turn in turns)
-    return Question(turns, pictures, answer, complete=complete, said=last or said, solution=solution)
+    question = _chat_question(row, chat) if chat else _plain_question(row, columns)
+    return replace(
+        question,
+        pictures=picture_values(row, columns),
+        answer=columns.get(row, "answer"),
+        said=question.said or _said(row, columns),
+        solution=None if columns.answer else row.get(SOLUTION),
+    )
 
 
 def picture_values(row: dict, columns: Columns) -> list:
-    """The row's pictures, in whatever form `picture_bytes` takes.
+    """The row's pictures, in whatever form `find_picture` takes.
 
     Raises:
         BadRow: of numbered columns a later one is filled and an earlier one is not.
@@ -187,7 +188,13 @@ def _said(row: dict, columns: Columns) -> Any:
     return value if one or columns.response else None
 
 
-def _plain_question(row: dict, columns: Columns, pictures: list, answer: Any, said: Any, solution: Any) -> Question:
+def _chat_question(row: dict, name: str) -> Question:
+    turns, said = read_turns(row, name)
+    complete = name not in WITHOUT_SYSTEM or any(turn["role"] == "system" for turn in turns)
+    return Question(turns, complete=complete, said=said)
+
+
+def _plain_question(row: dict, columns: Columns) -> Question:
     question = columns.get(row, "question")
     if not isinstance(question, str):
         wanted = columns.question or "/".join(NAMES["question"])
@@ -200,8 +207,7 @@ def _plain_question(row: dict, columns: Columns, pictures: list, answer: Any, sa
         text = f"{context.strip()}\n\n{text}"
     turns = (*_earlier(row), {"role": "user", "content": as_parts(text)})
     bare = "" if text == question.strip() else question
-    system = turns[0]["role"] == "system"
-    return Question(turns, pictures, answer, options, bare=bare, complete=system, said=said, solution=solution)
+    return Question(turns, options=options, bare=bare, complete=turns[0]["role"] == "system")
 
 
 def _earlier(row: dict) -> list[dict]:

@@ -11,11 +11,8 @@ import json
 import logging
 import os
 import resource
-import select
 import signal
 import sys
-
-PARENT_CHECK_S = 5.0
 
 
 def serve(module_file: str, memory_bytes: int) -> None:
@@ -37,10 +34,7 @@ def serve(module_file: str, memory_bytes: int) -> None:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     _answer(output, json.dumps(["ready", None]))
-    while True:
-        line = _read_line(parent)
-        if not line:
-            return
+    for line in sys.stdin.buffer:
         name, arguments = json.loads(line)
         try:
             answer = json.dumps(["ok", getattr(module, name)(*arguments)], default=_plain)
@@ -58,25 +52,6 @@ def _answer(output, text: str) -> None:
 def _plain(value):
     """Arrays as lists and other libraries' numbers as numbers."""
     return value.tolist() if hasattr(value, "tolist") else float(value)
-
-
-_pending = b""
-
-
-def _read_line(parent: int) -> bytes:
-    """The next line; empty when the input closed or the parent died while someone else holds the pipe open."""
-    global _pending
-    while b"\n" not in _pending:
-        if not select.select([0], [], [], PARENT_CHECK_S)[0]:
-            if os.getppid() != parent:
-                return b""
-            continue
-        data = os.read(0, 1 << 16)
-        if not data:
-            return b""
-        _pending += data
-    line, _, _pending = _pending.partition(b"\n")
-    return line
 
 
 if __name__ == "__main__":
