@@ -40,7 +40,7 @@ def _answer_heldout(session: Session, step: int) -> None:
     """Answer the held-out prompts greedily, and record the result."""
     run, started = session.run, time.perf_counter()
     result = heldout.evaluate(run.config, session.engine, session.scorer, session.data.heldout)
-    if run.is_main:
+    if run.is_reporting_rank:
         result.write(run.folder.evaluation / f"step_{step}.jsonl")
         run.writer.write(step, {**result.metrics(), "timing_s/evaluation": time.perf_counter() - started})
         low, high = result.interval("accuracy")
@@ -55,5 +55,5 @@ def _answer_benchmarks(session: Session, step: int) -> None:
     run, started = session.run, time.perf_counter()
     target = run.folder.evaluation / f"step_{step}"
     metrics = evaluate_benchmarks(run.config, session.engine, session.benchmarks, target)
-    if run.is_main:
+    if run.is_reporting_rank:
         run.writer.write(step, {**metrics, "timing_s/benchmarks": time.perf_counter() - started})

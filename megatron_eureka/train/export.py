@@ -38,9 +38,9 @@ def export(run: Run, next_command: str) -> Path:
         next_command: what may follow, with `{folder}` in it.
     """
     target, source = run.folder.export, run.weight_source
-    if run.is_main and target.exists():
+    if run.is_reporting_rank and target.exists():
         shutil.rmtree(target)  # of a run that was cut off right after exporting
-    export_hf(source.stream(), target, run.policy.source.hf, source.num_tensors, run.is_main)
+    export_hf(source.stream(), target, run.policy.source.hf, source.num_tensors, run.is_reporting_rank)
     dist.barrier()
     logger.info("exported to %s; next: %s", target, next_command.format(folder=target))
     return target

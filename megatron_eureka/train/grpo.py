@@ -166,7 +166,7 @@ def log(step: Step) -> None:
         "grad": f"{metrics['actor/grad_norm']:.2f}",
         "tok/s": f"{metrics['perf/tokens_per_s']:.0f}",
     }
-    if run.is_main:
+    if run.is_reporting_rank:
         file = run.folder.rollouts / f"step_{step.number}.jsonl"
         write_rollouts(file, collected.generated, collected.groups, step.advantages.values)
     run.log(step.number, metrics, console)

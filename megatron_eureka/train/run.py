@@ -43,7 +43,7 @@ class Run:
         return weight_source(self.policy)
 
     @property
-    def is_main(self) -> bool:
+    def is_reporting_rank(self) -> bool:
         """Whether this rank writes files and speaks."""
         return dist.get_rank() == 0
 
@@ -86,7 +86,7 @@ class Run:
                 self.step, self.updates = progress["step"], progress["updates"]
                 logger.info("resuming %s after step %d", self.folder.path, self.step)
                 break
-        if self.is_main:
+        if self.is_reporting_rank:
             self.folder.rewind(self.step if progress is not None else -1)
         return progress
 
@@ -107,7 +107,7 @@ class Run:
                 f"{complaint} No other checkpoint of {self.folder.path} is whole. Set logging.resume=never and "
                 "logging.overwrite=true to begin again, or choose another logging.name."
             )
-        if self.is_main:
+        if self.is_reporting_rank:
             aside = self.folder.set_aside(folder)
             logger.warning("%s The run goes on from the checkpoint before it; %s may be removed.", complaint, aside)
         dist.barrier()
@@ -116,7 +116,7 @@ class Run:
     def finish(self) -> None:
         """Mark the run as done and close its files."""
         dist.barrier()
-        if self.is_main:
+        if self.is_reporting_rank:
             self.folder.finish({"steps": self.step, "updates": self.updates})
         self.close()
 

@@ -142,6 +142,6 @@ def new_stream(config: Config, prompts: PromptSet) -> PromptStream:
 def start_recording(run: Run) -> None:
     """Open the files of metrics, after it is known at which step the run begins."""
     logger.info("ready after %.0f s", time.time() - psutil.Process().create_time())
-    if run.is_main:
+    if run.is_reporting_rank:
         options, steps = run.config.logging, run.config.train.steps
         run.writer = MetricsWriter(run.folder.path, steps, run.step, options.tensorboard, options.wandb_project)
