@@ -74,18 +74,18 @@ def open_benchmark(
     Raises:
         ValueError: the benchmark cannot be read, or no prompt can be made of any of its questions.
     """
-    own: dict[str, Any] = {"benchmark": None}
+    benchmark: Benchmark | None = None
+    file: ResponseFile | None = None
 
     def read() -> tuple[int, list[tuple[int, str, str]]]:
         """Number of items, and (place, id, turns) of what is to be asked: JSON without halves of surrogate pairs."""
-        own["benchmark"] = load_benchmark(source.name, source.path, images, config.evaluation.max_prompts)
-        if keep:
-            own["file"] = keep(own["benchmark"])
-        answered = own["file"].open() if keep else {}
-        items = own["benchmark"].items
-        return len(items), [
+        nonlocal benchmark, file
+        benchmark = load_benchmark(source.name, source.path, images, config.evaluation.max_prompts)
+        file = keep(benchmark) if keep else None
+        answered = file.open() if file else {}
+        return len(benchmark.items), [
             (place, item.id, json.dumps(turns(item, config), ensure_ascii=False).encode("utf-8", "replace").decode())
-            for place, item in enumerate(items)
+            for place, item in enumerate(benchmark.items)
             if item.id not in answered
         ]
 
@@ -96,7 +96,7 @@ def open_benchmark(
     if len(asked) == num_items and not prompts:
         raise ValueError(f"No prompt is left of the {num_items} questions of {source.path}: {UNREADABLE}.")
     questions = tuple(Question(name, place, prompts.get(place)) for place, name, _ in asked)
-    return OpenBenchmark(source.name, questions, **own)
+    return OpenBenchmark(source.name, questions, benchmark, file)
 
 
 def generate(config: Config, model: Path, folder: Path) -> None:

@@ -27,6 +27,7 @@ WORKER = Path(__file__).with_name("worker.py")
 VERIFIER = Path(__file__).with_name("accuracy.py")
 PACKAGE_PARENT = str(Path(__file__).resolve().parents[2])  # for verifiers that import the package
 START_LIMIT_S = 120.0
+GRACE_TURNS = 10  # of the event loop, to take what is there
 MAX_FAILED_STARTS = 3
 MAX_LOGGED = 20
 MAX_LINE_BYTES = 1 << 30  # of a result
@@ -126,14 +127,16 @@ class VerifierPool:
     async def _try(self, call: tuple[str, tuple]) -> Outcome | None:
         """What comes of a call in one process; None where the process dies."""
         process = await self._take()
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                process.stdin.write(json.dumps(call).encode() + b"\n")
-                await process.stdin.drain()
-                outcome = Outcome(*await _receive(process))
-        except TimeoutError:
+        asked = asyncio.ensure_future(_ask(process, call))
+        await asyncio.wait({asked}, timeout=self._timeout_s)
+        for _ in range(0 if asked.done() else GRACE_TURNS):  # an answer may have come while this loop had no turn
+            await asyncio.sleep(0)
+        if not asked.done():
+            asked.cancel()
             await self._end(process)
             return Outcome("timeout", f"over {self._timeout_s} s")
+        try:
+            outcome = asked.result()
         except (OSError, EOFError):
             await self._end(process)
             return None
@@ -182,6 +185,12 @@ async def _told(work: Coroutine) -> Any:
         return await work
     except asyncio.CancelledError:
         raise RuntimeError("The verifier processes were ended while they were at work.") from None
+
+
+async def _ask(process: Process, call: tuple[str, tuple]) -> Outcome:
+    process.stdin.write(json.dumps(call).encode() + b"\n")
+    await process.stdin.drain()
+    return Outcome(*await _receive(process))
 
 
 async def _receive(process: Process) -> tuple[str, Any]:

@@ -2,11 +2,13 @@
 
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from megatron_eureka.config.schema import Reward
+from megatron_eureka.rewards import pool as pool_module
 from megatron_eureka.rewards.loop_thread import LoopThread
 from megatron_eureka.rewards.pool import Outcome, VerifierPool
 from megatron_eureka.rewards.scorer import Scorer
@@ -38,6 +40,20 @@ def test_what_the_work_raises_is_raised_where_results_are_taken(pool):
     with pytest.raises(ValueError, match="no such thing"):
         pool.submit(fail()).result(timeout=LIMIT_S)
     assert pool.run([("double", (1,))]) == [Outcome("ok", 2)]
+
+
+def test_an_answer_counts_that_came_while_the_loop_had_no_turn(monkeypatch):
+    """Where another thread keeps the interpreter to itself, or the machine stood still."""
+    with closing(VerifierPool(workers=1, timeout_s=2.0, verifier=HOSTILE)) as pool:
+        pool.run([("double", (1,))])
+        receive = pool_module._receive
+
+        async def late(process):
+            time.sleep(2.5)  # the call is written, the loop stands still
+            return await receive(process)
+
+        monkeypatch.setattr(pool_module, "_receive", late)
+        assert pool.run([("double", (2,))]) == [Outcome("ok", 4)]
 
 
 def test_close_ends_what_is_at_work_and_what_waits(pool):
