@@ -57,7 +57,7 @@ setup(
         "numpy",
         "scipy",  # intervals and paired tests
         "pillow",
-        "imagehash",  # perceptual hashes, for the overlap of training and test pictures
+        "imagehash",  # perceptual hashes, for the overlap of training and test images
     ],
     extras_require={
         # Never both in one environment: each installs the module `vllm`.

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ImageKey:
-    """Names one resized picture: the same content under the same pixel bounds has the same key."""
+    """Names one resized image: the same content under the same pixel bounds has the same key."""
 
     digest: str  # SHA-256 of the encoded file's bytes, then of the pixel bounds, hex
     grid_thw: tuple[int, int, int]  # patches in time, height, width, before the spatial merge

@@ -31,9 +31,9 @@ def test_a_plan_shows_resolved_options_and_the_rank_grid(config, grid, last, tmp
     for flags in ((), ("-v",)):
         result = cli("sft" if "sft" in config else "train", config, *options, "--dry-run", *flags)
         assert result.returncode == 0, result.stderr
-        plan, _, told = result.stdout.partition("\n\n")
+        plan, _, reported = result.stdout.partition("\n\n")
         assert plan.startswith(grid) and "stage 0, replica 0: ranks 0" in plan and last in plan
-        found = yaml.safe_load(told)
+        found = yaml.safe_load(reported)
         assert found["train"]["seed"] == 7
         assert ("top_p" in found.get("rollout", {})) == bool(flags)  # a default
 

@@ -21,9 +21,9 @@ VERSIONS = ("Text Dominant", "Text Lite", "Text Intensive", "Vision Intensive", 
 
 
 def draw(*shapes: tuple) -> bytes:
-    """A picture of `("bar", left, height)`, `("circle", x, radius)`, `("box", x, side)`, `("text", x, words)`."""
-    picture = Image.new("RGB", SIZE, "white")
-    pen = ImageDraw.Draw(picture)
+    """An image of `("bar", left, height)`, `("circle", x, radius)`, `("box", x, side)`, `("text", x, words)`."""
+    image = Image.new("RGB", SIZE, "white")
+    pen = ImageDraw.Draw(image)
     for kind, x, value in shapes:
         if kind == "bar":
             pen.rectangle((x, 52 - value, x + 12, 52), fill="steelblue")
@@ -34,11 +34,11 @@ def draw(*shapes: tuple) -> bytes:
         else:
             pen.text((x, 22), value, fill="black")
     file = BytesIO()
-    picture.save(file, "PNG")
+    image.save(file, "PNG")
     return file.getvalue()
 
 
-def write_picture(path: Path, data: bytes) -> None:
+def write_image(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
 
@@ -58,7 +58,7 @@ def write_parquet(path: Path, rows: list[dict]) -> None:
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
 
 
-def vista_row(pid: int, question: str, answer: str, picture: bytes, kind: str, **more: object) -> dict:
+def vista_row(pid: int, question: str, answer: str, image: bytes, kind: str, **more: object) -> dict:
     """A row of MathVista; `kind` is multi_choice or an answer type."""
     is_choice = kind == "multi_choice"
     metadata = {"category": "math-targeted-vqa", "context": "synthetic scene", "grade": "elementary school"}
@@ -77,11 +77,11 @@ def vista_row(pid: int, question: str, answer: str, picture: bytes, kind: str, *
         "metadata": metadata,
     } | more
     query = f"Question: {question}\nPlease give the final value at the end."
-    return row | {"query": query, "decoded_image": {"bytes": picture, "path": f"{pid}.png"}}
+    return row | {"query": query, "decoded_image": {"bytes": image, "path": f"{pid}.png"}}
 
 
 def mathvista(folder: Path) -> None:
-    """Parquet with pictures inside, and the same rows as testmini.json with a folder of pictures."""
+    """Parquet with images inside, and the same rows as testmini.json with a folder of images."""
     bars = draw(("bar", 10, 20), ("bar", 40, 40), ("bar", 70, 30))
     circle, boxes = draw(("circle", 30, 20)), draw(("box", 10, 20), ("box", 50, 30))
     sides = {"skills": ["geometry reasoning", "arithmetic reasoning"], "task": "geometry problem solving"}
@@ -99,7 +99,7 @@ def mathvista(folder: Path) -> None:
     ]
     write_parquet(folder / "data" / "testmini-00000-of-00001.parquet", rows)
     for row in rows:
-        write_picture(folder / row["image"], row.pop("decoded_image")["bytes"])
+        write_image(folder / row["image"], row.pop("decoded_image")["bytes"])
     write_json(folder / "testmini.json", {row["pid"]: row for row in rows})
 
 
@@ -107,12 +107,12 @@ def mathverse(folder: Path) -> None:
     """testmini.json with images/images_version_*, testmini.parquet, and the text-only version beside them."""
     choice = "A box has a side of 3. What is its area?\nChoices:\nA:6\nB:9\nC:12\nD:3"
     free = "A circle has a radius of 3. What is its diameter?"
-    rows, pictures = [], {}
+    rows, images = [], {}
     for problem, (question, answer, kind) in enumerate([(choice, "B", "multi-choice"), (free, "6", "free-form")], 1):
         for number, version in enumerate(VERSIONS):
             shapes = [("box", 10, 30)] if problem == 1 else [("circle", 10, 20)]
             name = f"images_version_{'1-4' if number < 4 else number + 1}/image_{problem}.png"
-            pictures[name] = draw(*shapes, *([("text", 60, "side 3")] if number > 2 else []))
+            images[name] = draw(*shapes, *([("text", 60, "side 3")] if number > 2 else []))
             text = {"Vision Only": "", "Text Lite": question.replace("A box has a side of 3. ", "")}.get(
                 version, question
             )
@@ -136,10 +136,10 @@ def mathverse(folder: Path) -> None:
                     "question_for_eval": question,
                 }
             )
-    for name, data in pictures.items():
-        write_picture(folder / "images" / name, data)
+    for name, data in images.items():
+        write_image(folder / "images" / name, data)
     write_json(folder / "testmini.json", rows)
-    inside = [{**row, "image": {"bytes": pictures[row["image"]], "path": row["image"]}} for row in rows]
+    inside = [{**row, "image": {"bytes": images[row["image"]], "path": row["image"]}} for row in rows]
     write_parquet(folder / "testmini.parquet", inside)
     only_text = [
         {**row, "problem_version": "Text Only", "image": ""} for row in rows if "Dominant" in row["problem_version"]
@@ -148,7 +148,7 @@ def mathverse(folder: Path) -> None:
 
 
 def mathvision(folder: Path) -> None:
-    """Parquet with pictures inside, and the same rows as test.jsonl with a folder of pictures."""
+    """Parquet with images inside, and the same rows as test.jsonl with a folder of images."""
     boxes = draw(("box", 5, 20), ("box", 40, 20), ("box", 75, 20))
     labels = draw(("box", 10, 15), ("text", 12, "A"), ("circle", 60, 15), ("text", 70, "B"))
     problems = [
@@ -167,18 +167,18 @@ def mathvision(folder: Path) -> None:
         ("A pattern has 3 boxes a row. How many in 7 rows?\n<image1>", ["10", "21", "24"], "B", boxes, "counting", 2),
     ]
     rows = []
-    for number, (question, options, answer, picture, subject, level) in enumerate(problems, 1):
+    for number, (question, options, answer, image, subject, level) in enumerate(problems, 1):
         row = {"id": str(number), "question": question, "options": options, "image": f"images/{number}.png"}
         row |= {"answer": answer, "solution": None, "level": level, "subject": subject}
-        write_picture(folder / row["image"], picture)
-        rows.append(row | {"decoded_image": {"bytes": picture, "path": f"{number}.png"}})
+        write_image(folder / row["image"], image)
+        rows.append(row | {"decoded_image": {"bytes": image, "path": f"{number}.png"}})
     write_parquet(folder / "data" / "test-00000-of-00001.parquet", rows)
     write_lines(folder / "test.jsonl", [{k: v for k, v in row.items() if k != "decoded_image"} for row in rows])
 
 
 def olympiadbench(folder: Path) -> None:
     """The hub's parquet with <image_1>, and the authors' JSON with <img_7> and images/7.jpg."""
-    picture = draw(("circle", 20, 20), ("box", 70, 25))
+    image = draw(("circle", 20, 20), ("box", 70, 25))
     problems = [
         ("In <image_1> the circle has radius 1. Find its area.", ["$\\pi$"], False, "Numerical", None, None),
         ("Find all $x$ with $x^{2}=4$; <image_1> is only a picture.", ["$2,-2$"], True, "Numerical", None, None),
@@ -192,7 +192,7 @@ def olympiadbench(folder: Path) -> None:
     rows = []
     for number, (question, answer, several, kind, unit, error) in enumerate(problems, 1):
         row = {"id": number, "question": question, "solution": ["Left out."], "final_answer": answer, "context": None}
-        row |= {f"image_{i}": {"bytes": picture, "path": None} if i == 1 else None for i in range(1, 10)}
+        row |= {f"image_{i}": {"bytes": image, "path": None} if i == 1 else None for i in range(1, 10)}
         row |= {"modality": "Multimodal", "difficulty": "Competition", "is_multiple_answer": several, "unit": unit}
         row |= {"answer_type": kind, "error": error, "question_type": "Open-ended", "language": "English"}
         rows.append(row | {"subfield": "Geometry" if "image_1> the" in question else "Algebra", "subject": "Math"})
@@ -200,8 +200,8 @@ def olympiadbench(folder: Path) -> None:
     write_parquet(folder / "OlympiadBench" / name / f"{name}.parquet", rows)
     write_json(folder / "data" / f"{name}.json", [_authors_row(row) for row in rows])
     buffer = BytesIO()
-    Image.open(BytesIO(picture)).save(buffer, "JPEG")
-    write_picture(folder / "images" / "7.jpg", buffer.getvalue())
+    Image.open(BytesIO(image)).save(buffer, "JPEG")
+    write_image(folder / "images" / "7.jpg", buffer.getvalue())
 
 
 def _authors_row(row: dict) -> dict:
@@ -210,7 +210,7 @@ def _authors_row(row: dict) -> dict:
 
 
 def k12(folder: Path) -> None:
-    """A JSON list and a folder of pictures."""
+    """A JSON list and a folder of images."""
     problems = [
         ("How many dots does it show? <image>", "2", draw(("circle", 10, 8), ("circle", 60, 8)), "Maths"),
         ("Which statement is right? <image>\nA. It is a box\nB. It is a circle", "A", draw(("box", 20, 30)), "Maths"),
@@ -225,8 +225,8 @@ def k12(folder: Path) -> None:
         ("Name the figure. <image>", "circle", draw(("circle", 20, 20)), "Maths"),
     ]
     rows = []
-    for number, (question, answer, picture, subject) in enumerate(problems, 1):
-        write_picture(folder / "images" / f"{number}.png", picture)
+    for number, (question, answer, image, subject) in enumerate(problems, 1):
+        write_image(folder / "images" / f"{number}.png", image)
         rows.append({"id": f"k12-{number}", "question": question, "answer": answer, "subject": subject})
         rows[-1]["image_path"] = f"images/{number}.png"
     write_json(folder / "k12.json", rows)
@@ -234,7 +234,7 @@ def k12(folder: Path) -> None:
 
 def training_format(folder: Path) -> None:
     """JSONL lines as training takes them, one with the turns as a JSON string."""
-    write_picture(folder / "images" / "bars.png", draw(("bar", 20, 30), ("bar", 60, 20)))
+    write_image(folder / "images" / "bars.png", draw(("bar", 20, 30), ("bar", 60, 20)))
     image = {"type": "image", "image": "images/bars.png"}
     questions = [("How many bars are there?", "2"), ("Is the left bar taller?", "yes"), ("What is 30 - 20?", "10")]
     questions += [("What is $\\frac{20}{30}$?", "\\frac{2}{3}"), ("A. left B. right: which is shorter?", "B")]

@@ -20,7 +20,7 @@ def short_thinking(prompts: list[str], responses: list[str], labels: list[str]) 
     """A bonus that falls with the number of words between the thinking tags; none without them.
 
     Args:
-        prompts: text of each sample's last user turn, pictures left out.
+        prompts: text of each sample's last user turn, images left out.
         responses: what the model wrote, without special tokens.
         labels: the data set's `answer` of each sample.
     """

@@ -1,7 +1,7 @@
 """Write the digits demo's data: questions about real handwritten digits, with answers that can be verified.
 
 scikit-learn's `load_digits` holds 1,797 scans of 8 x 8 pixels; they are scaled to 28 x 28, and two of them side by side
-make a 56 x 28 picture. 1,200 scans are for training, the other 597 for the held-out questions, so no held-out picture
+make a 56 x 28 image. 1,200 scans are for training, the other 597 for the held-out questions, so no held-out image
 shows a scan that was trained on. README.md says what the demonstrations get wrong on purpose.
 
     python examples/digits/data.py --out data/digits --seed 0
@@ -32,14 +32,14 @@ QUESTIONS = {
 SYMBOLS = {"sum": "+", "difference": "-", "larger": "max"}
 RL_TASKS = ("sum", "difference", "larger")
 
-# The demonstrations are fresh in every SFT step (320 x 64); their pictures come from a pool.
-NUM_SFT, NUM_SFT_PICTURES = 20_480, 6_000
+# The demonstrations are fresh in every SFT step (320 x 64); their images come from a pool.
+NUM_SFT, NUM_SFT_IMAGES = 20_480, 6_000
 NUM_TRAIN, NUM_TUNE, NUM_HELDOUT = 3_000, 300, 600
 
 
 @dataclass(frozen=True)
 class Scans:
-    """Pictures of single digits."""
+    """Images of single digits."""
 
     pixels: np.ndarray  # [scans, 28, 28] uint8
     labels: np.ndarray  # [scans] int
@@ -57,7 +57,7 @@ def load_scans(seed: int) -> Scans:
 
 
 def solve(task: str, digits: tuple[int, ...]) -> int:
-    """The answer to a question about the digits in a picture."""
+    """The answer to a question about the digits in an image."""
     if task == "name":
         return digits[0]
     left, right = digits
@@ -77,7 +77,7 @@ def corpus() -> list[str]:
 
 
 class Writer:
-    """Draws questions from one pool of scans and writes them with their pictures."""
+    """Draws questions from one pool of scans and writes them with their images."""
 
     def __init__(self, folder: Path, scans: Scans, pool: np.ndarray, rng: np.random.Generator):
         self.folder = folder
@@ -86,10 +86,10 @@ class Writer:
         self.by_digit = [pool[scans.labels[pool] == digit] for digit in range(10)]
 
     def draw(self, num_digits: int) -> tuple[int, ...]:
-        """Scans of one picture; every digit is equally likely."""
+        """Scans of one image; every digit is equally likely."""
         return tuple(int(self.rng.choice(self.by_digit[digit])) for digit in self.rng.integers(10, size=num_digits))
 
-    def picture(self, scans: tuple[int, ...]) -> str:
+    def image(self, scans: tuple[int, ...]) -> str:
         """Write the scans side by side, unless they are there already; the path as the JSONL names it."""
         name = "images/" + "_".join(f"{scan:04d}" for scan in scans) + ".png"
         if not (self.folder / name).exists():
@@ -98,7 +98,7 @@ class Writer:
 
     def line(self, name: str, task: str, scans: tuple[int, ...], **more: str) -> dict:
         """A question as a line of a data set."""
-        parts = [{"type": "image", "image": self.picture(scans)}, {"type": "text", "text": QUESTIONS[task]}]
+        parts = [{"type": "image", "image": self.image(scans)}, {"type": "text", "text": QUESTIONS[task]}]
         message = json.dumps([{"role": "user", "content": parts}])
         return {"id": name, "message": message, "answer": str(solve(task, self.digits(scans))), **more}
 
@@ -106,7 +106,7 @@ class Writer:
         return tuple(int(digit) for digit in self.scans.labels[list(scans)])
 
     def questions(self, split: str, count: int, taken: set[tuple[int, ...]]) -> list[dict]:
-        """RL questions in turns over the tasks, on pictures that are not in `taken`; adds theirs to it."""
+        """RL questions in turns over the tasks, on images that are not in `taken`; adds theirs to it."""
         lines = []
         while len(lines) < count:
             scans = self.draw(2)
@@ -118,7 +118,7 @@ class Writer:
     def demonstrations(self, count: int, taken: set[tuple[int, ...]]) -> list[dict]:
         """SFT lines over all tasks. The readout is always right; many two-digit ones add whatever was asked."""
         tasks = tuple(QUESTIONS)
-        pool = [self.draw(2) for _ in range(NUM_SFT_PICTURES)]
+        pool = [self.draw(2) for _ in range(NUM_SFT_IMAGES)]
         taken.update(pool)
         lines = []
         for number in range(count):
@@ -129,14 +129,14 @@ class Writer:
         return lines
 
 
-def swap_pictures(lines: list[dict], rng: np.random.Generator) -> list[dict]:
-    """A control: the same questions and labels, each with the picture of another line.
+def swap_images(lines: list[dict], rng: np.random.Generator) -> list[dict]:
+    """A control: the same questions and labels, each with the image of another line.
 
-    Whoever answers them as well as before does not look at the pictures.
+    Whoever answers them as well as before does not look at the images.
     """
     order = rng.permutation(len(lines))
     swapped = [dict(line) for line in lines]
-    for place, other in zip(order, np.roll(order, 1), strict=True):  # one cycle: nobody keeps the own picture
+    for place, other in zip(order, np.roll(order, 1), strict=True):  # one cycle: nobody keeps the own image
         turns, others = json.loads(lines[place]["message"]), json.loads(lines[other]["message"])
         turns[0]["content"][0] = others[0]["content"][0]
         swapped[place] |= {"id": f"{lines[place]['id']}-swapped", "message": json.dumps(turns)}
@@ -157,7 +157,7 @@ def write_data(folder: str | Path, seed: int = 0) -> Path:
         "tune": train.questions("tune", NUM_TUNE, taken),
         "heldout": held.questions("heldout", NUM_HELDOUT, set()),
     }
-    files["heldout_swapped"] = swap_pictures(files["heldout"], np.random.default_rng([seed, 3]))
+    files["heldout_swapped"] = swap_images(files["heldout"], np.random.default_rng([seed, 3]))
     for name, lines in files.items():
         _write_jsonl(folder / f"{name}.jsonl", lines)
     return folder

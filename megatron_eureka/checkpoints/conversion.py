@@ -62,7 +62,7 @@ def hash_tensors(tensors: Mapping[str, HfTensor], dtypes: Mapping[str, torch.dty
     return hash_weights({name: (dtypes[name], tensor.shape, hashes[name]) for name, tensor in tensors.items()})
 
 
-def refuse_other_hash(folder: str | Path, found: str, written: str | None) -> None:
+def reject_other_hash(folder: str | Path, found: str, written: str | None) -> None:
     """Compare the hash of what was read with the one that a checkpoint carries, if it does.
 
     Raises:

@@ -57,10 +57,10 @@ def find_files(folder: Path, weight_map: Mapping[str, str]) -> list[Path]:
         older = sorted(file.name for file in folder.glob("pytorch_model*.bin"))
         hint = f" Write {older[0]} anew as safetensors, with transformers' save_pretrained." if older else ""
         raise ValueError(f"{folder} holds neither {INDEX} nor {SINGLE}: no weights are there.{hint}")
-    strangers = [name for name in names if name == ADAPTER_WEIGHTS or (SINGLE in names and name != SINGLE)]
-    if strangers:
+    unknown = [name for name in names if name == ADAPTER_WEIGHTS or (SINGLE in names and name != SINGLE)]
+    if unknown:
         raise ValueError(
-            f"{folder} holds {strangers[0]} beside {next(name for name in names if name not in strangers)} and no "
+            f"{folder} holds {unknown[0]} beside {next(name for name in names if name not in unknown)} and no "
             "index: vLLM would load both as one model. Move it away."
         )
     _check_numbers(folder, names)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from megatron_eureka.checkpoints.companions import read_description
-from megatron_eureka.checkpoints.conversion import hash_tensors, refuse_other_hash
+from megatron_eureka.checkpoints.conversion import hash_tensors, reject_other_hash
 from megatron_eureka.checkpoints.stored import stored_rules, stored_tensor
 from megatron_eureka.checkpoints.streaming import Streamer
 from megatron_eureka.checkpoints.to_hf import stored_rows
@@ -50,4 +50,4 @@ def check_hashes(folder: str | Path, info: ModelInfo, hashes: Mapping[str, str])
         return
     reader = TorchDistReader(folder)
     dtypes = {source.name: reader.dtype(stored_tensor(rule)) for rule in stored_rules(info) for source in rule.sources}
-    refuse_other_hash(folder, hash_tensors(hf_tensors(info), dtypes, hashes), description.weights_hash)
+    reject_other_hash(folder, hash_tensors(hf_tensors(info), dtypes, hashes), description.weights_hash)

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from megatron_eureka.checkpoints.companions import check_same_model, read_description, warn_of_companions
-from megatron_eureka.checkpoints.conversion import Conversion, clear_errors, hash_tensors, refuse_other_hash
+from megatron_eureka.checkpoints.conversion import Conversion, clear_errors, hash_tensors, reject_other_hash
 from megatron_eureka.checkpoints.hf_writer import DEFAULT_FILE_BYTES, HfWriter
 from megatron_eureka.checkpoints.new_folder import check_apart
 from megatron_eureka.checkpoints.stored import stored_cuts, stored_rules, stored_tensor
@@ -78,7 +78,7 @@ def megatron_to_hf(
                     writer.write_bytes(name, row * row_elements * wanted[name].itemsize, data)
 
         streamer.run(rules, work)
-        refuse_other_hash(megatron, hash_tensors(tensors, found, streamer.hashes(read=True)), expected)
+        reject_other_hash(megatron, hash_tensors(tensors, found, streamer.hashes(read=True)), expected)
     weights_hash = hash_tensors(tensors, wanted, streamer.hashes())
     return Conversion(hf, len(tensors), writer.file_bytes, time.monotonic() - begin, weights_hash)
 

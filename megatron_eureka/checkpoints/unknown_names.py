@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 # Frequencies of rotary positions: buffers that some releases saved. Everybody computes them from the config.
 BUFFERS = ("rotary_emb.inv_freq", "rotary_pos_emb.inv_freq")
-_QUANTISED = {
+_QUANTIZED = {
     ".qweight": "AWQ or GPTQ",
     ".qzeros": "AWQ or GPTQ",
     ".scales": "AWQ or GPTQ",
@@ -44,7 +44,7 @@ def cause(names: Iterable[str]) -> str:
         )
     if any(name.startswith("base_model.model.") for name in names):
         return "The prefix base_model.model. is peft's: save the model itself, after merge_and_unload, not its wrapper."
-    for suffix, method in _QUANTISED.items():
+    for suffix, method in _QUANTIZED.items():
         if any(name.endswith(suffix) for name in names):
             return f"The weights are quantised ({method}). Give the model's original weights, they cannot be trained."
     for prefix, wrapper in _WRAPPERS.items():

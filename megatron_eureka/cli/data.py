@@ -1,6 +1,6 @@
 """`megatron-eureka data`: convert public training sets, and check training files before anything trains on them.
 
-The commands import what works on pictures: with it torch comes, and seconds for every other command.
+The commands import what works on images: with it torch comes, and seconds for every other command.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 PROBLEMS_FOUND = 1
 MAX_SHOWN = 10  # problems of a kind; --json has all
 
-CONVERT_HELP = """Turn a public data set into training JSONL and picture files.
+CONVERT_HELP = """Turn a public data set into training JSONL and image files.
 
-Rows come from .parquet, .json and .jsonl files. They have a question, an answer, options and pictures in columns of the
+Rows come from .parquet, .json and .jsonl files. They have a question, an answer, options and images in columns of the
 usual names (MMK12, Geometry3K, MathVista, R1-V) or of those given here, where a dot leads into a mapping; or chat turns
 (MM-EUREKA, verl, LLaVA, ms-swift, LLaMA-Factory), of which a last one of the assistant becomes a demonstration. Rows
 that cannot be used are counted and named.
@@ -36,7 +36,7 @@ Examples:
 
   megatron-eureka data convert rows.json --question text --answer gold --image figure --out data/mine/train.jsonl
 """
-CHECK_HELP = """Check training JSONL: bad lines, labels, lengths, pictures, duplicates, overlap with test sets.
+CHECK_HELP = """Check training JSONL: bad lines, labels, lengths, images, duplicates, overlap with test sets.
 
 The exit code is 0 where nothing was found, 1 where something was, 2 for bad input.
 
@@ -56,11 +56,11 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Convert and
 def convert(
     files: Annotated[list[Path], typer.Argument(help=".parquet, .json or .jsonl files.")],
     out: Annotated[Path, typer.Option(help="JSONL file to write.")],
-    images: Annotated[Path | None, typer.Option(help="Folder for the pictures; default: images beside OUT.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder for the images; default: images beside OUT.")] = None,
     id: Annotated[str, typer.Option(help="Name of the id's column; default: the usual ones.")] = "",
     question: Annotated[str, typer.Option(help="Name of the question's column.")] = "",
     answer: Annotated[str, typer.Option(help="Name of the answer's column.")] = "",
-    image: Annotated[str, typer.Option(help="Name of the pictures' column.")] = "",
+    image: Annotated[str, typer.Option(help="Name of the images' column.")] = "",
     options: Annotated[str, typer.Option(help="Name of the column of a multiple-choice question's options.")] = "",
     response: Annotated[str, typer.Option(help="Name of the demonstration's column, for SFT.")] = "",
     system: Annotated[
@@ -82,7 +82,7 @@ def convert(
     except OSError as error:
         raise ValueError(f"{error.filename or out}: {error.strerror or error}") from error
     left_out = {kind: number for kind, number in counts.items() if kind != "written"}
-    typer.echo(f"{counts['written']} prompts in {out}, pictures in {folder}; left out: {left_out or 'none'}")
+    typer.echo(f"{counts['written']} prompts in {out}, images in {folder}; left out: {left_out or 'none'}")
 
 
 @app.command(help=CHECK_HELP)

@@ -74,7 +74,7 @@ def evaluate(
     if responses is not None:
         flags = {"--model": model, "--generate": generate, "--overwrite": overwrite or None}
         options = [name for name in OF_GENERATION if any(given.startswith(f"{name}=") for given in overrides)]
-        _refuse_with_responses([name for name, value in flags.items() if value is not None] + options)
+        _reject_with_responses([name for name, value in flags.items() if value is not None] + options)
     config = load_config(file, overrides)
     if responses is not None:
         files = {MODEL: responses} | ({COMPARE: compare} if compare else {})
@@ -139,7 +139,7 @@ def _generate_as_rank(config: Config, models: dict[str, Path], out: Path, role: 
     generate(config, models[role], out / role)
 
 
-def _refuse_with_responses(names: list[str]) -> None:
+def _reject_with_responses(names: list[str]) -> None:
     if names:
         raise ValueError(
             f"--responses scores answers that are there already: {', '.join(names)} would change nothing. Leave "

@@ -12,7 +12,7 @@ MAX_NAMED = 20  # rows left out that are named one by one
 
 
 class BadRow(ValueError):
-    """A row that cannot be used; `kind` says what is wrong with it: json, message, answer, picture, ..."""
+    """A row that cannot be used; `kind` says what is wrong with it: json, message, answer, image, ..."""
 
     def __init__(self, kind: str, reason: str):
         super().__init__(reason)

@@ -1,4 +1,4 @@
-"""Pictures: opened and resized at most once a rank and run, named by content, kept in bounded memory and on disk."""
+"""Images: opened and resized at most once a rank and run, named by content, kept in bounded memory and on disk."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from megatron_eureka.data.decoding import decode, on_white, read_header
-from megatron_eureka.data.picture_files import read_picture_file
+from megatron_eureka.data.image_files import read_image_file
 from megatron_eureka.families.resizing import resize, resized_size
 from megatron_eureka.files import write_atomically
 from megatron_eureka.types import ImageKey
@@ -27,18 +27,18 @@ MIB = 1 << 20
 
 
 class ImageStore:
-    """The resized pictures of a rank.
+    """The resized images of a rank.
 
     `add` reads a source's bytes and header, so grids are known before anything is decoded. `image` and `pixels` decode
     and resize on first use; later uses come from memory or, once the memory is full, from files in `spill_dir`.
 
     Args:
         image_processor: the model's; gives patch sizes and normalises pixels. It is never allowed to resize. None: the
-            model reads text alone, and every picture is refused.
+            model reads text alone, and every image is refused.
         min_pixels, max_pixels: bounds of the area after resizing.
-        cache_mib: memory for resized pictures.
-        spill_dir: folder for pictures that memory does not hold; a temporary one by default. Ranks may share it.
-        verify: decode every picture when it is added, so that broken ones show at once.
+        cache_mib: memory for resized images.
+        spill_dir: folder for images that memory does not hold; a temporary one by default. Ranks may share it.
+        verify: decode every image when it is added, so that broken ones show at once.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class ImageStore:
         self._cached_bytes = 0
         self._cache: OrderedDict[str, Image.Image] = OrderedDict()  # oldest use first
         self._sources: dict[str, str] = {}  # digest -> resolved path or data URI
-        self._keys: dict[str, ImageKey] = {}  # source -> key, so that a shared picture is read once
+        self._keys: dict[str, ImageKey] = {}  # source -> key, so that a shared image is read once
         self._temporary = None if spill_dir else tempfile.TemporaryDirectory(prefix="megatron_eureka_images_")
         self._spill = Path(spill_dir or self._temporary.name)
         self._spill.mkdir(parents=True, exist_ok=True)
@@ -79,21 +79,19 @@ class ImageStore:
         )
 
     def add(self, source: str, root: str | Path = "") -> ImageKey:
-        """Register a picture and return its name, grid and number of tokens.
+        """Register an image and return its name, grid and number of tokens.
 
         Args:
             source: `file://` URL, absolute path, path relative to `root`, or `data:image/...;base64,` URI.
             root: folder that relative paths start from.
 
         Raises:
-            ValueError: the source is missing, is no picture, is extremely long and narrow, or the model does not see;
+            ValueError: the source is missing, is no image, is extremely long and narrow, or the model does not see;
                 names the source.
         """
         source = resolve(source, root)
         if self.image_processor is None:
-            raise ValueError(
-                f"{_short(source)}: the model reads text alone. Leave pictures out, or take one that sees."
-            )
+            raise ValueError(f"{_short(source)}: the model reads text alone. Leave images out, or take one that sees.")
         if source in self._keys:
             return self._keys[source]
         data = read_bytes(source)
@@ -113,10 +111,10 @@ class ImageStore:
         return key
 
     def image(self, key: ImageKey) -> Image.Image:
-        """The resized RGB picture; what an engine gets. Do not change it in place.
+        """The resized RGB image; what an engine gets. Do not change it in place.
 
         Raises:
-            ValueError: the key is unknown here, the picture is broken, or its file changed since it was added.
+            ValueError: the key is unknown here, the image is broken, or its file changed since it was added.
         """
         if key.digest in self._cache:
             self._cache.move_to_end(key.digest)
@@ -137,7 +135,7 @@ class ImageStore:
         return self.image_processor(images=[self.image(key)], do_resize=False, return_tensors="pt")["pixel_values"]
 
     def close(self) -> None:
-        """Forget the pictures and remove the temporary folder."""
+        """Forget the images and remove the temporary folder."""
         self._cache.clear()
         self._cached_bytes = 0
         if self._temporary is not None:
@@ -163,20 +161,20 @@ class ImageStore:
     def _decode(self, key: ImageKey) -> Image.Image:
         source = self._sources.get(key.digest)
         if source is None:
-            raise ValueError(f"Picture {key.digest[:12]} is not in this store. Load the prompts on every rank first.")
+            raise ValueError(f"Image {key.digest[:12]} is not in this store. Load the prompts on every rank first.")
         data = read_bytes(source)
         if self._digest(data) != key.digest:
             raise ValueError(f"{_short(source)} changed since the data was loaded. Start again with files at rest.")
         try:
-            picture = on_white(decode(data))
+            decoded = on_white(decode(data))
         except ValueError as error:
             raise ValueError(f"{_short(source)} is {error}") from error
-        image = resize(picture, self.min_pixels, self.max_pixels, self.patch_size)
+        image = resize(decoded, self.min_pixels, self.max_pixels, self.patch_size)
         self.counters["decoded"] += 1
         return image
 
     def _keep(self, digest: str, image: Image.Image) -> None:
-        """Put a picture into memory; the pictures unused longest go to disk when it is full."""
+        """Put an image into memory; the images unused longest go to disk when it is full."""
         self._cache[digest] = image
         self._cached_bytes += _num_bytes(image)
         while self._cached_bytes > self._cache_bytes and self._cache:
@@ -191,24 +189,24 @@ def resolve(source: str, root: str | Path = "") -> str:
     """An absolute path, or the data URI itself.
 
     Raises:
-        ValueError: a network address; pictures must be local.
+        ValueError: a network address; images must be local.
     """
     if source.startswith("data:"):
         return source
     if source.startswith(("http://", "https://")):
-        raise ValueError(f"{_short(source)}: pictures are read from disk only. Download it and give its path.")
+        raise ValueError(f"{_short(source)}: images are read from disk only. Download it and give its path.")
     path = source[len("file://") :] if source.startswith("file://") else source
     return str(Path(root).absolute() / path)
 
 
 def read_bytes(source: str) -> bytes:
-    """The encoded picture behind a resolved source.
+    """The encoded image behind a resolved source.
 
     Raises:
         ValueError: there is none; names the source.
     """
     if not source.startswith("data:"):
-        return read_picture_file(source)
+        return read_image_file(source)
     head, _, payload = source.partition(",")
     if not head.startswith("data:image/") or not head.endswith(";base64"):
         raise ValueError(f"{_short(source)}: expected data:image/...;base64,... .")

@@ -11,7 +11,7 @@ from megatron_eureka.data.bad_row import bad_row
 from megatron_eureka.families.chat import CONTROL_TOKENS
 
 ROLES = ("system", "user", "assistant", "tool")
-# Where public sets put a picture: the next one, the n-th, or one of a number of their own.
+# Where public sets put an image: the next one, the n-th, or one of a number of their own.
 PLACEHOLDER = re.compile(r"<(?:image[ _]?(?P<number>\d{0,2})|img_\d{1,9})>")
 
 
@@ -35,7 +35,7 @@ def parse_prompt(value: Any) -> tuple[dict, ...]:
 
     Raises:
         BadRow: as `parse_messages`; the last turn is not the user's, so that the answer may stand in the prompt;
-            it is empty; a text names pictures and there is none; or it holds tokens of the chat or of pictures.
+            it is empty; a text names images and there is none; or it holds tokens of the chat or of images.
     """
     messages = _turns(value)
     last = messages[-1]
@@ -43,14 +43,14 @@ def parse_prompt(value: Any) -> tuple[dict, ...]:
         raise ValueError(f"the last turn is the {last['role']}'s, expected the user's; an answer is no turn")
     if not image_sources((last,)) and not "".join(turn_texts(last)).strip():
         raise ValueError("the user's last turn is empty")
-    named = named_pictures(messages)
+    named = named_images(messages)
     if named and not image_sources(messages):
-        raise ValueError(f"{', '.join(named)} in a text, but no picture. Give pictures as parts of the turn")
+        raise ValueError(f"{', '.join(named)} in a text, but no image. Give images as parts of the turn")
     held = control_tokens(text for turn in messages for text in turn_texts(turn))
     if held:
         raise ValueError(
             f"{', '.join(held)} in a text would not be read as text. Take it out; give turns as turns and "
-            "pictures as parts of a turn's content"
+            "images as parts of a turn's content"
         )
     return messages
 
@@ -92,7 +92,7 @@ def turn_texts(turn: dict) -> list[str]:
     return [content] if isinstance(content, str) else [part["text"] for part in content if part["type"] == "text"]
 
 
-def named_pictures(messages: tuple[dict, ...]) -> list[str]:
+def named_images(messages: tuple[dict, ...]) -> list[str]:
     """Placeholders such as <image> or <image2> that the user's texts hold; a numbered one counts once."""
     texts = [text for turn in messages if turn["role"] == "user" for text in turn_texts(turn)]
     found = [match for text in texts for match in PLACEHOLDER.finditer(text)]
@@ -101,13 +101,13 @@ def named_pictures(messages: tuple[dict, ...]) -> list[str]:
 
 
 def image_sources(messages: tuple[dict, ...]) -> list[str]:
-    """The sources of all pictures in the order of their placeholders."""
+    """The sources of all images in the order of their placeholders."""
     parts = [part for turn in messages if isinstance(turn["content"], list) for part in turn["content"]]
     return [part["image"] for part in parts if part["type"] == "image"]
 
 
 def control_tokens(texts: Iterable[str]) -> list[str]:
-    """Tokens of the chat and of pictures that the texts hold; a tokenizer reads them as such wherever they stand."""
+    """Tokens of the chat and of images that the texts hold; a tokenizer reads them as such wherever they stand."""
     held = {token for text in texts for token in CONTROL_TOKENS if token in text}
     return [token for token in CONTROL_TOKENS if token in held]
 
@@ -138,15 +138,15 @@ def _parse_part(part: Any) -> dict:
         source = source.get("url") if isinstance(source, dict) else source
     if kind == "text" and isinstance(given.get("text"), str):
         text = given.pop("text")
-        _refuse_rest(given, "text")
+        _reject_rest(given, "text")
         return {"type": "text", "text": text}
     if kind in ("image", "image_url") and isinstance(source, str) and source:
-        _refuse_rest(given, "image")
+        _reject_rest(given, "image")
         return {"type": "image", "image": source}
     raise ValueError(f"a part must be a text or an image with its source, got {show(part)}")
 
 
-def _refuse_rest(rest: dict, kind: str) -> None:
+def _reject_rest(rest: dict, kind: str) -> None:
     """Ignoring an option such as min_pixels of one image would change what is trained without a word."""
     rest = {name: value for name, value in rest.items() if value != ""}
     if rest:

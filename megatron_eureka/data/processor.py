@@ -76,10 +76,10 @@ def _check_ids(processor: Any, info: ModelInfo, folder: Path) -> None:
 
 
 def check_chat_template(processor: Any, folder: str | Path) -> None:
-    """Make a prompt as the data sets' are made, with one picture where the model sees.
+    """Make a prompt as the data sets' are made, with one image where the model sees.
 
     Raises:
-        ValueError: the template fails, or the prompt has no placeholder for the picture, or several.
+        ValueError: the template fails, or the prompt has no placeholder for the image, or several.
     """
     image = [{"type": "image", "image": "x.png"}] if processor.image_processor is not None else []
     turns = [{"role": "user", "content": [*image, {"type": "text", "text": "What is it?"}]}]
@@ -91,5 +91,5 @@ def check_chat_template(processor: Any, folder: str | Path) -> None:
     if placeholders != len(image):
         raise ValueError(
             f"The chat template in {folder} makes {placeholders} image placeholders ({processor.image_token}) of one "
-            "picture. Copy chat_template and tokenizer files from the model that it was made from."
+            "image. Copy chat_template and tokenizer files from the model that it was made from."
         )

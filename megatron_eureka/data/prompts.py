@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from megatron_eureka.config.schema import Data
 
 # Counters of what is left out, by the kind of a `BadRow`; all other kinds are bad lines.
-COUNTERS = {"answer": "bad_label", "picture": "bad_image", "overlong": "overlong"}
+COUNTERS = {"answer": "bad_label", "image": "bad_image", "overlong": "overlong"}
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def load_prompts(
         paths: JSONL files, read in order.
         options: the `data` section.
         processor: the model's transformers processor.
-        store: where the pictures go.
+        store: where the images go.
         check_label: gives the reason why a label cannot be verified, or None.
         with_responses: refuse lines without `response`; else those without an answer.
 
@@ -78,7 +78,7 @@ def make_prompts(
     check_label: Callable[[str], str | None] | None = None,
     with_responses: bool = False,
 ) -> PromptSet:
-    """As `load_prompts`, of rows, and of none too: each with its place and the folder that its pictures start from."""
+    """As `load_prompts`, of rows, and of none too: each with its place and the folder that its images start from."""
     held = control_tokens([options.system_prompt])
     if held:
         raise ValueError(f"data.system_prompt holds {', '.join(held)}, which would not be read as text. Take it out.")
@@ -156,7 +156,7 @@ def _build(record: Record, place: str, options: Data, processor: Any, store: Ima
     messages = record.messages
     if options.system_prompt:
         messages = ({"role": "system", "content": options.system_prompt}, *messages)
-    with bad_row("picture"):
+    with bad_row("image"):
         images = tuple(store.add(source, root) for source in image_sources(messages))
     try:
         text = processor.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)

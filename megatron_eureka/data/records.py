@@ -96,7 +96,7 @@ def response_of(record: dict) -> str | None:
     """The demonstration without the token that ends a turn, which training adds, or None.
 
     Raises:
-        BadRow: it is no text, an empty one, or holds tokens of the chat or of pictures.
+        BadRow: it is no text, an empty one, or holds tokens of the chat or of images.
     """
     response = record.get("response")
     if response is None:

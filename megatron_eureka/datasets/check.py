@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from megatron_eureka.data.images import ImageStore
-from megatron_eureka.datasets.fingerprint import look_alikes, normalise_text
+from megatron_eureka.datasets.fingerprint import look_alikes, normalize_text
 from megatron_eureka.datasets.items import Item, Problem, read_other_items, read_training_items
 from megatron_eureka.datasets.tables import table_files
 
-# A text is that of a test question, whatever the pictures, where it is longer than "Find x in the figure."
+# A text is that of a test question, whatever the images, where it is longer than "Find x in the figure."
 MIN_TELLING_CHARACTERS = 40
 
 # Labels -> (kind of answer, why nothing can be verified against it or None), in order.
@@ -47,11 +47,11 @@ class Report:
 
 
 class TokenCounter:
-    """Tokens of a prompt as training expands it, pictures included.
+    """Tokens of a prompt as training expands it, images included.
 
     Args:
         processor: the model's.
-        min_pixels, max_pixels: bounds of a picture's area after resizing.
+        min_pixels, max_pixels: bounds of an image's area after resizing.
     """
 
     def __init__(self, processor: Any, min_pixels: int, max_pixels: int):
@@ -59,7 +59,7 @@ class TokenCounter:
         self._store = ImageStore(processor.image_processor, min_pixels, max_pixels)
 
     def __call__(self, item: Item) -> int:
-        """Raises ValueError for a picture that cannot be resized within the bounds."""
+        """Raises ValueError for an image that cannot be resized within the bounds."""
         text = self._processor.apply_chat_template(list(item.messages), tokenize=False, add_generation_prompt=True)
         num_text = len(self._processor.tokenizer(text, add_special_tokens=False)["input_ids"])
         return num_text + sum(self._store.add(source).num_tokens - 1 for source in item.sources)
@@ -76,8 +76,8 @@ def check_files(
 
     Args:
         judge_labels: called once, with every distinct label.
-        against: test files in any layout, whose questions and pictures training must not contain.
-        image_root: folder that relative paths of the training files' pictures start from; default: each file's own,
+        against: test files in any layout, whose questions and images training must not contain.
+        image_root: folder that relative paths of the training files' images start from; default: each file's own,
             which is where those of test files start.
         count_tokens: measures prompts in tokens.
 
@@ -90,11 +90,11 @@ def check_files(
     report.lines = len(items) + sum(problem.kind != "empty" for problem in report.problems)
     report.problems += _label_problems(items, judge_labels, report)
     _measure(items, report, count_tokens)
-    report.problems += [*_blank_pictures(items), *_repeated_ids(items), *_duplicates(items)]
+    report.problems += [*_blank_images(items), *_repeated_ids(items), *_duplicates(items)]
     if against:
         tests = _sound(read_other_items(file for path in against for file in table_files(path)), report)
-        pictures = {picture.digest for test in tests for picture in test.pictures}
-        report.tests = {"questions": len(tests), "images": len(pictures)}
+        images = {image.digest for test in tests for image in test.images}
+        report.tests = {"questions": len(tests), "images": len(images)}
         report.problems += _overlaps(items, tests)
     return report
 
@@ -120,12 +120,12 @@ def _label_problems(items: list[Item], judge_labels: JudgeLabels, report: Report
 
 def _measure(items: list[Item], report: Report, count_tokens: Callable[[Item], int] | None) -> None:
     report.prompts = {"characters": describe([len(item.text) for item in items])}
-    report.prompts["images"] = describe([len(item.pictures) for item in items])
-    distinct = {picture.digest: picture for item in items for picture in item.pictures}.values()
+    report.prompts["images"] = describe([len(item.images) for item in items])
+    distinct = {image.digest: image for item in items for image in item.images}.values()
     report.images = {"distinct": len(distinct)}
     for name in ("width", "height", "num_bytes"):
-        report.images[name] = describe([getattr(picture, name) for picture in distinct])
-    report.images["pixels"] = describe([picture.width * picture.height for picture in distinct])
+        report.images[name] = describe([getattr(image, name) for image in distinct])
+    report.images["pixels"] = describe([image.width * image.height for image in distinct])
     if count_tokens is None:
         return
     tokens = []
@@ -133,7 +133,7 @@ def _measure(items: list[Item], report: Report, count_tokens: Callable[[Item], i
         try:
             tokens.append(count_tokens(item))
         except ValueError as error:
-            report.problems.append(Problem("picture", item.place, str(error)))
+            report.problems.append(Problem("image", item.place, str(error)))
     report.prompts["tokens"] = describe(tokens)
 
 
@@ -145,12 +145,12 @@ def describe(values: Sequence[int]) -> dict[str, float]:
     return {"min": least, "median": median, "p95": high, "max": largest, "mean": float(np.mean(values))}
 
 
-def _blank_pictures(items: list[Item]) -> list[Problem]:
+def _blank_images(items: list[Item]) -> list[Problem]:
     return [
         Problem("blank", item.place, f"{source:.100} is of one colour as the model sees it: look at it, or convert it")
         for item in items
-        for source, picture in zip(item.sources, item.pictures, strict=True)
-        if picture.blank
+        for source, image in zip(item.sources, item.images, strict=True)
+        if image.blank
     ]
 
 
@@ -171,7 +171,7 @@ def _duplicates(items: list[Item]) -> list[Problem]:
         earlier = first.setdefault(item.key, item)
         if earlier is item:
             continue
-        if normalise_text(earlier.answer or "") == normalise_text(item.answer or ""):
+        if normalize_text(earlier.answer or "") == normalize_text(item.answer or ""):
             problems.append(Problem("duplicate", item.place, f"the same question as {earlier.place}"))
         else:
             answers = f"{item.answer!r} here, {earlier.answer!r} there"
@@ -181,35 +181,35 @@ def _duplicates(items: list[Item]) -> list[Problem]:
 
 def _overlaps(items: list[Item], tests: list[Item]) -> list[Problem]:
     """For each training question the closest kind of agreement with a test question."""
-    keys, images, texts = {}, {}, {}
+    keys, places, texts = {}, {}, {}
     for test in tests:
         for key in test.keys:
             keys.setdefault(key, test.place)
             texts.setdefault(key[0], test.place)
-        for picture in test.pictures:
-            images.setdefault(picture.digest, test.place)
+        for image in test.images:
+            places.setdefault(image.digest, test.place)
     similar = _similar(items, tests)
     problems = []
     for item in items:
-        digests = [picture.digest for picture in item.pictures]
-        image = next((images[digest] for digest in digests if digest in images), None)
+        digests = [image.digest for image in item.images]
+        same = next((places[digest] for digest in digests if digest in places), None)
         near = next((place for digest in digests for place in similar.get(digest, ())), None)
         text = texts.get(item.key[0])
         if item.key in keys:
             problems.append(Problem("test_question", item.place, f"is {keys[item.key]}"))
-        elif image:
-            problems.append(Problem("test_image", item.place, f"has a picture of {image}"))
+        elif same:
+            problems.append(Problem("test_image", item.place, f"has an image of {same}"))
         elif near:
-            problems.append(Problem("test_look_alike", item.place, f"has a picture that looks like one of {near}"))
+            problems.append(Problem("test_look_alike", item.place, f"has an image that looks like one of {near}"))
         elif text and len(item.key[0]) >= MIN_TELLING_CHARACTERS:
-            problems.append(Problem("test_text", item.place, f"has the text of {text}, with other pictures"))
+            problems.append(Problem("test_text", item.place, f"has the text of {text}, with other images"))
     return problems
 
 
 def _similar(items: list[Item], tests: list[Item]) -> dict[str, list[str]]:
-    """Training pictures, by digest, that look like a test picture -> places of those tests."""
-    ours = {picture.digest: picture.shape_hash for item in items for picture in item.pictures}
-    theirs = {picture.shape_hash: test.place for test in tests for picture in test.pictures}
+    """Training images, by digest, that look like a test image -> places of those tests."""
+    ours = {image.digest: image.shape_hash for item in items for image in item.images}
+    theirs = {image.shape_hash: test.place for test in tests for image in test.images}
     digests, places = list(ours), list(theirs.values())
     found = defaultdict(list)
     for row, column, _ in look_alikes(list(ours.values()), list(theirs)):

@@ -35,7 +35,7 @@ def read_turns(row: dict, name: str) -> tuple[tuple[dict, ...], str]:
     """
     other = next((kind for kind in UNREAD if row.get(kind)), "")
     if other:
-        raise BadRow("message", f"the row has {other}, and only pictures are read")
+        raise BadRow("message", f"the row has {other}, and only images are read")
     with bad_row("message", "message: "):
         value = turns_in(row[name])
         value = [_turn(turn) for turn in value] if isinstance(value, list) else value
@@ -56,10 +56,10 @@ def said_in(turn: dict) -> str:
     """The text of a turn that answers.
 
     Raises:
-        BadRow: it holds pictures.
+        BadRow: it holds images.
     """
     if image_sources((turn,)):
-        raise BadRow("response", "the assistant's last turn holds pictures; a response is text alone")
+        raise BadRow("response", "the assistant's last turn holds images; a response is text alone")
     return "".join(turn_texts(turn))
 
 
@@ -75,7 +75,7 @@ def _turn(turn: Any) -> Any:
 
 
 def _part(part: Any) -> Any:
-    """A part that says `image` and has no source stands for the next picture of the row's column, or for number n."""
+    """A part that says `image` and has no source stands for the next image of the row's column, or for number n."""
     if not isinstance(part, dict) or part.get("type") != "image":
         if isinstance(part, dict) and part.get("type") == "text":
             return {name: value for name, value in part.items() if name != "index"}

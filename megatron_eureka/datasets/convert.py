@@ -1,4 +1,4 @@
-"""Public training sets -> JSONL for training, with the pictures in files: columns of any names, or chat turns."""
+"""Public training sets -> JSONL for training, with the images in files: columns of any names, or chat turns."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from megatron_eureka.config.schema import ANSWER_PROMPT
 from megatron_eureka.data.bad_row import BadRow, LeftOut
 from megatron_eureka.data.messages import image_sources, parse_prompt, turn_texts
 from megatron_eureka.data.records import check_encodes
+from megatron_eureka.datasets.images import ImageFolder
 from megatron_eureka.datasets.layouts import Columns, Question, demonstration_of, label_of, read_question
-from megatron_eureka.datasets.pictures import PictureFolder
-from megatron_eureka.datasets.placing import has_own_pictures, place_pictures, with_sources
+from megatron_eureka.datasets.placing import has_own_images, place_images, with_sources
 from megatron_eureka.datasets.tables import Row, check_is_file, read_table
 from megatron_eureka.files import new_file
 from megatron_eureka.log import logger, progress
@@ -29,7 +29,7 @@ class Conversion:
     """What `convert` does with the rows."""
 
     out: Path  # JSONL file to write
-    images: Path  # folder for the pictures
+    images: Path  # folder for the images
     columns: Columns = Columns()
     system: str = ANSWER_PROMPT  # system turn of every prompt; empty: none. Rows of chat turns keep their own.
     limit: int = 0  # rows written at most; 0: all
@@ -91,7 +91,7 @@ def _name(row: Row) -> str:
 
 
 def convert_row(row: Row, options: Conversion) -> dict:
-    """One line of the output; its pictures are written.
+    """One line of the output; its images are written.
 
     Raises:
         BadRow: a part of it is missing or of no use.
@@ -112,19 +112,19 @@ def convert_row(row: Row, options: Conversion) -> dict:
 
 
 def _turns(question: Question, options: Conversion, roots: Sequence[Path]) -> list[dict]:
-    """The question's turns; the pictures are files in the output's folder."""
+    """The question's turns; the images are files in the output's folder."""
     if not image_sources(question.turns) and not "".join(turn_texts(question.turns[-1])).strip():
         raise BadRow("question", "the question is empty")
-    pictures = PictureFolder(options.images)
+    images = ImageFolder(options.images)
 
     def save(value: Any) -> str:
-        """Write a picture; its path as the output's lines name it."""
-        return os.path.relpath(options.images / pictures.copy(value, roots), options.out.parent)
+        """Write an image; its path as the output's lines name it."""
+        return os.path.relpath(options.images / images.copy(value, roots), options.out.parent)
 
-    if has_own_pictures(question.turns, len(question.pictures)):
+    if has_own_images(question.turns, len(question.images)):
         turns = [with_sources(turn, save) for turn in question.turns]
     else:
-        turns = place_pictures(question.turns, [save(value) for value in question.pictures])
+        turns = place_images(question.turns, [save(value) for value in question.images])
     if options.system and not question.complete:
         turns = [{"role": "system", "content": options.system}, *turns]
     return list(parse_prompt(turns))

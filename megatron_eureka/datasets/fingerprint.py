@@ -1,4 +1,4 @@
-"""What makes two questions, or two pictures, the same although their bytes differ."""
+"""What makes two questions, or two images, the same although their bytes differ."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ ROWS_AT_ONCE = 1024  # of a table of distances; 1024 x 10,000 words are 82 MB
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A decoded picture: the hash of its file, the perceptual hash of what it shows, and its size."""
+class Fingerprint:
+    """A decoded image: the hash of its file, the perceptual hash of what it shows, and its size."""
 
     digest: str
     shape_hash: int  # pHash; 0: nothing on it to tell it from others
@@ -32,22 +32,22 @@ class Picture:
     blank: bool = False  # every pixel has the same colour
 
 
-def fingerprint(data: bytes) -> Picture:
-    """Decode a picture completely.
+def fingerprint(data: bytes) -> Fingerprint:
+    """Decode an image completely.
 
     Raises:
-        ValueError: it is no readable picture.
+        ValueError: it is no readable image.
     """
-    picture = decode(data)
-    width, height = picture.size
-    seen = on_white(picture)
+    image = decode(data)
+    width, height = image.size
+    seen = on_white(image)
     perceptual = int(str(imagehash.phash(seen, hash_size=HASH_SIZE)), 16)
     plain = perceptual.bit_count() <= 1  # one colour: the constant term alone
     blank = all(low == high for low, high in seen.getextrema())
-    return Picture(hashlib.sha256(data).hexdigest(), 0 if plain else perceptual, width, height, len(data), blank)
+    return Fingerprint(hashlib.sha256(data).hexdigest(), 0 if plain else perceptual, width, height, len(data), blank)
 
 
-def normalise_text(text: str) -> str:
+def normalize_text(text: str) -> str:
     """Without case, width of letters, white space, and punctuation that is no mathematics."""
     text = unicodedata.normalize("NFKC", text).casefold()
     return "".join(sign for sign in text if not sign.isspace() and sign not in ".,;:!?\"'`。、「」")

@@ -1,4 +1,4 @@
-"""The questions of a file with their pictures decoded, for checking it or for holding another file against it."""
+"""The questions of a file with their images decoded, for checking it or for holding another file against it."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 
 from megatron_eureka.data.bad_row import BadRow, bad_row
 from megatron_eureka.data.images import read_bytes, resolve
-from megatron_eureka.data.messages import PLACEHOLDER, image_sources, named_pictures, turn_texts
+from megatron_eureka.data.messages import PLACEHOLDER, image_sources, named_images, turn_texts
 from megatron_eureka.data.records import check_is_jsonl, parse_record, read_lines, read_record
-from megatron_eureka.datasets.fingerprint import Picture, fingerprint, normalise_text
+from megatron_eureka.datasets.fingerprint import Fingerprint, fingerprint, normalize_text
+from megatron_eureka.datasets.images import find_image, image_name
 from megatron_eureka.datasets.layouts import Columns, read_question
-from megatron_eureka.datasets.pictures import find_picture, picture_name
 from megatron_eureka.datasets.tables import Row, check_is_file, read_table
 from megatron_eureka.families.resizing import MAX_RATIO
 from megatron_eureka.log import progress
 
-Cache = dict[str, Picture]  # by digest, so that one that many rows share is decoded once
+Cache = dict[str, Fingerprint]  # by digest, so that one that many rows share is decoded once
 
 
 @dataclass(frozen=True)
@@ -28,22 +28,22 @@ class Item:
 
     place: str  # file:line, or file:row from 0 for parquet and JSON
     id: str
-    text: str  # of the user's turns, pictures left out
+    text: str  # of the user's turns, images left out
     answer: str | None  # None: a demonstration or a test row without one
-    pictures: tuple[Picture, ...] = ()
+    images: tuple[Fingerprint, ...] = ()
     messages: tuple[dict, ...] = ()  # chat turns; () for a row of another layout
-    sources: tuple[str, ...] = ()  # where the pictures are, resolved
+    sources: tuple[str, ...] = ()  # where the images are, resolved
     bare: str = ""  # the question alone, where a test row has options or a context too
 
     @property
     def key(self) -> tuple[str, tuple[str, ...]]:
-        """Equal for questions that are the same: normalised text and the pictures' content."""
-        return normalise_text(self.text), tuple(sorted(picture.digest for picture in self.pictures))
+        """Equal for questions that are the same: normalized text and the images' content."""
+        return normalize_text(self.text), tuple(sorted(image.digest for image in self.images))
 
     @property
     def keys(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
         """With options and context, and without them."""
-        return (self.key, (normalise_text(self.bare), self.key[1])) if self.bare else (self.key,)
+        return (self.key, (normalize_text(self.bare), self.key[1])) if self.bare else (self.key,)
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def read_training_items(paths: Iterable[Path], image_root: Path | None) -> Itera
 def read_other_items(paths: Iterable[Path]) -> Iterator[Item | Problem]:
     """Rows of test files in any layout that `convert` reads, or training JSONL; an answer is not needed.
 
-    Relative paths of pictures start from each file's own folder.
+    Relative paths of images start from each file's own folder.
 
     Raises:
         ValueError: a file is missing or cannot be read.
@@ -103,40 +103,40 @@ def _training_item(row: Row, root: Path, cache: Cache) -> Item:
     messages = record.messages
     with bad_row("message"):
         sources = tuple(resolve(source, root) for source in image_sources(messages))
-    with bad_row("picture"):
-        pictures = tuple(_fingerprint(read_bytes(source), f"{source:.300}", cache) for source in sources)
-    named = named_pictures(messages)
-    if named and len(named) != len(pictures):
-        raise BadRow("message", f"{', '.join(named)} in a text, which nothing replaces, for {len(pictures)} pictures")
-    for source, picture in zip(sources, pictures, strict=True):
-        _check_shape(source, picture)
-    return Item(row.place, record.id, _text(messages), record.answer, pictures, messages, sources)
+    with bad_row("image"):
+        images = tuple(_fingerprint(read_bytes(source), f"{source:.300}", cache) for source in sources)
+    named = named_images(messages)
+    if named and len(named) != len(images):
+        raise BadRow("message", f"{', '.join(named)} in a text, which nothing replaces, for {len(images)} images")
+    for source, image in zip(sources, images, strict=True):
+        _check_shape(source, image)
+    return Item(row.place, record.id, _text(messages), record.answer, images, messages, sources)
 
 
-def _check_shape(source: str, picture: Picture) -> None:
+def _check_shape(source: str, image: Fingerprint) -> None:
     """As training does, whatever the model."""
-    short, long = sorted((picture.width, picture.height))
+    short, long = sorted((image.width, image.height))
     if long > MAX_RATIO * short:
-        size = f"{source:.300} ({picture.width} x {picture.height})"
-        raise BadRow("picture", f"{size} is more than {MAX_RATIO} times as long as wide. Crop or pad it")
+        size = f"{source:.300} ({image.width} x {image.height})"
+        raise BadRow("image", f"{size} is more than {MAX_RATIO} times as long as wide. Crop or pad it")
 
 
 def _other_item(row: Row, cache: Cache) -> Item:
     question = read_question(row.columns, Columns())
-    values = image_sources(question.turns) or question.pictures
-    pictures = tuple(_fingerprint(find_picture(value, row.roots)[0], picture_name(value), cache) for value in values)
-    named = named_pictures(question.turns)
-    if named and not pictures:
-        raise BadRow("picture", f"the question names {', '.join(named)}, and the row has no picture")
+    values = image_sources(question.turns) or question.images
+    images = tuple(_fingerprint(find_image(value, row.roots)[0], image_name(value), cache) for value in values)
+    named = named_images(question.turns)
+    if named and not images:
+        raise BadRow("image", f"the question names {', '.join(named)}, and the row has no image")
     record_id = str(Columns().get(row.columns, "id") or row.place)
     bare = PLACEHOLDER.sub(" ", question.bare)
-    return Item(row.place, record_id, _text(question.turns), None, pictures, bare=bare)
+    return Item(row.place, record_id, _text(question.turns), None, images, bare=bare)
 
 
-def _fingerprint(data: bytes, name: str, cache: Cache) -> Picture:
+def _fingerprint(data: bytes, name: str, cache: Cache) -> Fingerprint:
     digest = hashlib.sha256(data).hexdigest()
     if digest not in cache:
-        with bad_row("picture", f"{name} is "):
+        with bad_row("image", f"{name} is "):
             cache[digest] = fingerprint(data)
     return cache[digest]
 

@@ -1,4 +1,4 @@
-"""Rows of public sets in any layout -> chat turns, pictures, an answer and a demonstration."""
+"""Rows of public sets in any layout -> chat turns, images, an answer and a demonstration."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ class Columns:
 class Question:
     """A row in one form."""
 
-    turns: tuple[dict, ...]  # chat turns; their texts still hold the placeholders of `pictures`
-    pictures: Sequence = ()  # of the row's columns, in whatever form `find_picture` takes
+    turns: tuple[dict, ...]  # chat turns; their texts still hold the placeholders of `images`
+    images: Sequence = ()  # of the row's columns, in whatever form `find_image` takes
     answer: Any = None  # as the row has it
     options: tuple[str, ...] = ()
     bare: str = ""  # the question alone, where its turn says more: a context, options
@@ -73,15 +73,15 @@ def read_question(row: dict, columns: Columns) -> Question:
     question = _chat_question(row, chat) if chat else _plain_question(row, columns)
     return replace(
         question,
-        pictures=picture_values(row, columns),
+        images=image_values(row, columns),
         answer=columns.get(row, "answer"),
         said=question.said or _said(row, columns),
         solution=None if columns.answer else row.get(SOLUTION),
     )
 
 
-def picture_values(row: dict, columns: Columns) -> list:
-    """The row's pictures, in whatever form `find_picture` takes.
+def image_values(row: dict, columns: Columns) -> list:
+    """The row's images, in whatever form `find_image` takes.
 
     Raises:
         BadRow: of numbered columns a later one is filled and an earlier one is not.
@@ -92,7 +92,7 @@ def picture_values(row: dict, columns: Columns) -> list:
     values = [row.get(name) for name in NUMBERED_IMAGES]
     filled = [value for value in values if value is not None]
     if values[: len(filled)] != filled:
-        raise BadRow("picture", f"{len(filled)} of the columns image_1 to image_9 are filled, but not the first ones")
+        raise BadRow("image", f"{len(filled)} of the columns image_1 to image_9 are filled, but not the first ones")
     return filled
 
 
@@ -102,7 +102,7 @@ def demonstration_of(question: Question) -> str | None:
     A solution is one where it reasons before its tags: R1-V's are the tagged answer alone.
 
     Raises:
-        BadRow: it is no text, or holds tokens of the chat or of pictures.
+        BadRow: it is no text, or holds tokens of the chat or of images.
     """
     said = question.said
     if isinstance(said, list) and len(said) == 1:
@@ -144,13 +144,13 @@ def label_of(question: Question, demonstration: str | None = None) -> str | None
 def with_options(question: str, options: Sequence[str]) -> str:
     """The question, its options as lettered lines, and that a letter is wanted.
 
-    Options that are letters themselves are labels in the picture, and no text.
+    Options that are letters themselves are labels in the image, and no text.
     """
     letters = LETTERS[: len(options)]
     if not options:
         return question
-    told = tuple(options) == tuple(letters) or all(f"({letter})" in question for letter in letters)
-    return "\n".join([question, *([] if told else option_lines(options)), CHOICE_HINT])
+    reported = tuple(options) == tuple(letters) or all(f"({letter})" in question for letter in letters)
+    return "\n".join([question, *([] if reported else option_lines(options)), CHOICE_HINT])
 
 
 def option_lines(options: Sequence[str]) -> list[str]:

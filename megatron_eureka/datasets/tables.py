@@ -33,7 +33,7 @@ class Row:
 
     @property
     def roots(self) -> tuple[Path, ...]:
-        """Where the row's paths may start: public sets have tables beside their pictures, or one folder deeper."""
+        """Where the row's paths may start: public sets have tables beside their images, or one folder deeper."""
         folder = self.file.absolute().parent
         return (folder, folder / "images", folder.parent, folder.parent / "images")
 
@@ -91,7 +91,7 @@ def read_table(file: Path) -> Iterator[Row]:
 
 def _read_parquet(file: Path) -> Iterator[dict]:
     try:
-        for batch in pyarrow.parquet.ParquetFile(file).iter_batches(batch_size=64):  # 64 rows' pictures in memory
+        for batch in pyarrow.parquet.ParquetFile(file).iter_batches(batch_size=64):  # 64 rows' images in memory
             yield from batch.to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
         raise ValueError(f"{file}: not readable as parquet: {error}") from error

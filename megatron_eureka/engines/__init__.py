@@ -3,7 +3,7 @@
 from megatron_eureka.engines.protocol import (
     Engine,
     GenerateRequest,
-    Refusal,
+    Rejection,
     SamplingOptions,
     WeightSource,
     sampling_seed,
@@ -13,7 +13,7 @@ from megatron_eureka.engines.suppress import stop_token_ids, suppressed_token_id
 __all__ = [
     "Engine",
     "GenerateRequest",
-    "Refusal",
+    "Rejection",
     "SamplingOptions",
     "WeightSource",
     "sampling_seed",

@@ -19,7 +19,7 @@ from megatron_eureka.engines.dealing import DealtEngine
 from megatron_eureka.engines.handover import SourceError, guarded, parts
 from megatron_eureka.engines.isolation import set_environment, torch_state_kept
 from megatron_eureka.engines.options import EngineOptions
-from megatron_eureka.engines.protocol import GenerateRequest, Images, Refusal, SamplingOptions, WeightSource
+from megatron_eureka.engines.protocol import GenerateRequest, Images, Rejection, SamplingOptions, WeightSource
 from megatron_eureka.engines.suppress import end_texts, stop_token_ids, suppressed_token_ids, without_end
 from megatron_eureka.log import progress
 from megatron_eureka.types import FinishReason, Sample, VersionSpan
@@ -76,7 +76,7 @@ class ColocatedEngine(DealtEngine):
         requests: Sequence[GenerateRequest],
         sampling: SamplingOptions,
         on_samples: Callable[[int, tuple[Sample, ...]], None] | None = None,
-    ) -> list[tuple[Sample, ...] | Refusal]:
+    ) -> list[tuple[Sample, ...] | Rejection]:
         """For each request to this rank's engine its samples, one a seed, in order; or why it was refused.
 
         All ranks of an engine pass the same arguments. Samples of one prompt are separate requests to vLLM, each with
@@ -92,16 +92,16 @@ class ColocatedEngine(DealtEngine):
                 f"Engine {self.engine_index} (rank {self._rank}) has no usable weights: no update has finished since "
                 "it started empty or since one failed. Update its weights completely before generating."
             )
-        results: dict[int, tuple[Sample, ...] | Refusal] = {
-            index: refusal
+        results: dict[int, tuple[Sample, ...] | Rejection] = {
+            index: rejection
             for index, request in enumerate(requests)
-            if (refusal := self._refuse(request, sampling)) is not None
+            if (rejection := self._reject(request, sampling)) is not None
         }
         asked = {index: request for index, request in enumerate(requests) if index not in results}
         with self._vllm("failed to generate"):
             for index, outputs in progress(self._finished(asked, sampling), "generating", len(asked)):
                 results[index] = result = self._samples(asked[index], outputs)
-                if on_samples is not None and not isinstance(result, Refusal):
+                if on_samples is not None and not isinstance(result, Rejection):
                     on_samples(index, result)
         return [results[index] for index in range(len(requests))]
 
@@ -191,7 +191,7 @@ class ColocatedEngine(DealtEngine):
             return str(error)
         return None
 
-    def _refuse(self, request: GenerateRequest, sampling: SamplingOptions) -> Refusal | None:
+    def _reject(self, request: GenerateRequest, sampling: SamplingOptions) -> Rejection | None:
         prompt = request.prompt
         length = prompt.num_tokens + sampling.max_tokens
         if length > self.options.max_model_tokens:
@@ -201,9 +201,9 @@ class ColocatedEngine(DealtEngine):
             )
         placeholders = prompt.engine_token_ids.count(self._info.image_token_id)
         if placeholders != len(request.images):
-            return Refusal(prompt.id, f"{placeholders} image placeholders for {len(request.images)} images")
+            return Rejection(prompt.id, f"{placeholders} image placeholders for {len(request.images)} images")
         if len(request.images) > self.options.max_images:
-            return Refusal(prompt.id, f"{len(request.images)} images, the engine takes {self.options.max_images}")
+            return Rejection(prompt.id, f"{len(request.images)} images, the engine takes {self.options.max_images}")
         return None
 
     def _parameters(self, sampling: SamplingOptions, seed: int) -> SamplingParams:
@@ -219,13 +219,13 @@ class ColocatedEngine(DealtEngine):
             logprobs=0,  # of the drawn token alone
         )
 
-    def _samples(self, request: GenerateRequest, outputs: list[RequestOutput]) -> tuple[Sample, ...] | Refusal:
+    def _samples(self, request: GenerateRequest, outputs: list[RequestOutput]) -> tuple[Sample, ...] | Rejection:
         prompt = request.prompt
         for output in outputs:
             seen = tuple(output.prompt_token_ids or ())
             if seen != prompt.token_ids:
                 ours, theirs = (ids.count(self._info.image_token_id) for ids in (prompt.token_ids, seen))
-                return Refusal(
+                return Rejection(
                     prompt.id,
                     f"the engine saw {len(seen)} prompt tokens ({theirs} of images), the trainer has "
                     f"{len(prompt.token_ids)} ({ours} of images)",

@@ -14,7 +14,7 @@ from megatron_eureka.engines.protocol import (
     Images,
     OnGroup,
     Pending,
-    Refusal,
+    Rejection,
     SamplingOptions,
     Timer,
     Value,
@@ -41,7 +41,7 @@ class DealtEngine(ABC):
         requests: Sequence[GenerateRequest],
         sampling: SamplingOptions,
         on_samples: Callable[[int, tuple[Sample, ...]], None] | None = None,
-    ) -> list[tuple[Sample, ...] | Refusal]:
+    ) -> list[tuple[Sample, ...] | Rejection]:
         """For each request to this rank's engine its samples, one a seed, in order; or why it was refused.
 
         Args:
@@ -57,12 +57,12 @@ class DealtEngine(ABC):
         on_group: OnGroup | None = None,
         *,
         timer: Timer = nullcontext,
-        refuse_broken: bool = False,
-    ) -> list[Group | Refusal]:
+        reject_broken: bool = False,
+    ) -> list[Group | Rejection]:
         """A collective over the whole job: each engine draws its share, and its first rank has it scored."""
         mine = range(self.engine_index, len(prompts), self.num_engines)
-        requests = {index: _request(prompts[index], self.images, seeds[index], refuse_broken) for index in mine}
-        asked = [index for index, request in requests.items() if not isinstance(request, Refusal)]
+        requests = {index: _request(prompts[index], self.images, seeds[index], reject_broken) for index in mine}
+        asked = [index for index, request in requests.items() if not isinstance(request, Rejection)]
         pending: dict[int, Pending] = {}
         # the other ranks of an engine draw the same tokens
         leads = dist.get_rank() % (dist.get_world_size() // self.num_engines) == 0
@@ -81,7 +81,7 @@ class DealtEngine(ABC):
             everything = share(results if leads else {})
         found = (everything[index] for index in range(len(prompts)))
         return [
-            result if isinstance(result, Refusal) else Group(prompt, result)
+            result if isinstance(result, Rejection) else Group(prompt, result)
             for prompt, result in zip(prompts, found, strict=True)
         ]
 
@@ -93,11 +93,11 @@ class DealtEngine(ABC):
 
 
 def _request(
-    prompt: Prompt, images: Images | None, seeds: tuple[int, ...], refuse_broken: bool
-) -> GenerateRequest | Refusal:
+    prompt: Prompt, images: Images | None, seeds: tuple[int, ...], reject_broken: bool
+) -> GenerateRequest | Rejection:
     try:
         return GenerateRequest(prompt, tuple(images.image(key) for key in prompt.images), seeds)
     except ValueError as error:
-        if refuse_broken:
-            return Refusal(prompt.id, f"{prompt.place}: {error}")
+        if reject_broken:
+            return Rejection(prompt.id, f"{prompt.place}: {error}")
         raise ValueError(f"{prompt.place}: {error} (data.on_error = skip leaves such prompts out)") from error

@@ -57,7 +57,7 @@ class SamplingOptions:
 
 
 @dataclass(frozen=True)
-class Refusal:
+class Rejection:
     """A prompt without samples: what the engine saw is not what the trainer would train on."""
 
     prompt_id: str
@@ -71,7 +71,7 @@ class WeightSource(Protocol):
 
 
 class Images(Protocol):
-    """Where resized pictures come from (`data.ImageStore`)."""
+    """Where resized images come from (`data.ImageStore`)."""
 
     def image(self, key: ImageKey) -> Image: ...
 
@@ -100,8 +100,8 @@ class Engine(Protocol):
         on_group: OnGroup | None = None,
         *,
         timer: Timer = nullcontext,
-        refuse_broken: bool = False,
-    ) -> list[Group | Refusal]:
+        reject_broken: bool = False,
+    ) -> list[Group | Rejection]:
         """For each prompt its samples, one a seed, or why it was refused; the same on every rank, but for texts.
 
         Texts are on rank 0 alone.
@@ -111,10 +111,10 @@ class Engine(Protocol):
             on_group: called on one rank for each group when its last sample is finished and others are being
                 generated; it shall not wait. What it returns gives the samples' rewards.
             timer: times what is under it, by name: "rollout" and "reward".
-            refuse_broken: refuse a prompt whose picture turns out to be broken when it is decoded.
+            reject_broken: reject a prompt whose image turns out to be broken when it is decoded.
 
         Raises:
-            ValueError: a picture is broken, with file and line of its prompt, unless `refuse_broken`.
+            ValueError: an image is broken, with file and line of its prompt, unless `reject_broken`.
         """
         ...
 

@@ -8,18 +8,18 @@ from itertools import accumulate
 import torch
 import torch.distributed as dist
 
-from megatron_eureka.engines.protocol import Refusal
+from megatron_eureka.engines.protocol import Rejection
 from megatron_eureka.parallel.groups import device
 from megatron_eureka.types import FinishReason, Sample, VersionSpan
 
 MAIN_RANK = 0  # which logs
 
-Results = Mapping[int, tuple[Sample, ...] | Refusal]  # by the index of the prompt
+Results = Mapping[int, tuple[Sample, ...] | Rejection]  # by the index of the prompt
 
 _REASONS = tuple(FinishReason)
 
 
-def share(mine: Results) -> dict[int, tuple[Sample, ...] | Refusal]:
+def share(mine: Results) -> dict[int, tuple[Sample, ...] | Rejection]:
     """Every rank's results on every rank; a collective over the job. Texts reach rank 0 alone.
 
     Log-probs travel as float32, which is what engines compute; rewards as float64.
@@ -27,20 +27,20 @@ def share(mine: Results) -> dict[int, tuple[Sample, ...] | Refusal]:
     Args:
         mine: of the prompts that this rank answers for, with rewards; each index is one rank's.
     """
-    refused = {index: result for index, result in mine.items() if isinstance(result, Refusal)}
-    samples = [(index, sample) for index, result in mine.items() if index not in refused for sample in result]
-    refusals = {index: (refusal.prompt_id, refusal.reason) for index, refusal in refused.items()}
+    rejected = {index: result for index, result in mine.items() if isinstance(result, Rejection)}
+    samples = [(index, sample) for index, result in mine.items() if index not in rejected for sample in result]
+    rejections = {index: (rejection.prompt_id, rejection.reason) for index, rejection in rejected.items()}
     names = tuple(dict.fromkeys(name for _, sample in samples for name in sample.rewards))
     texts: list[list[str]] | None = [[]] * dist.get_world_size() if dist.get_rank() == MAIN_RANK else None
     dist.gather_object([sample.text for _, sample in samples], texts, dst=MAIN_RANK)
     notes: list[tuple[tuple[str, ...], dict[int, tuple[str, str]]]] = [((), {})] * dist.get_world_size()
-    dist.all_gather_object(notes, (names, refusals))  # a few words a rank
+    dist.all_gather_object(notes, (names, rejections))  # a few words a rank
     integers = _gather([n for index, sample in samples for n in _integers(index, sample)], torch.int64)
     logprobs = _gather([value for _, sample in samples for value in sample.engine_logprobs], torch.float32)
     rewards = _gather([sample.rewards.get(name, 0.0) for _, sample in samples for name in names], torch.float64)
-    found: dict[int, tuple[Sample, ...] | Refusal] = {}
-    for rank, (rank_names, rank_refusals) in enumerate(notes):
-        found |= {index: Refusal(*words) for index, words in rank_refusals.items()}
+    found: dict[int, tuple[Sample, ...] | Rejection] = {}
+    for rank, (rank_names, rank_rejections) in enumerate(notes):
+        found |= {index: Rejection(*words) for index, words in rank_rejections.items()}
         rank_texts = texts[rank] if texts is not None else None
         for index, sample in _samples(integers[rank], logprobs[rank], rewards[rank], rank_names, rank_texts):
             found[index] = (*found.get(index, ()), sample)

@@ -46,7 +46,7 @@ def llm_arguments(options: EngineOptions, on_cpu: bool, suppressed: Sequence[int
 
 
 def vllm_prompt(request: GenerateRequest) -> dict[str, Any]:
-    """A prompt as vLLM takes it: one placeholder an image, which it expands, and the resized pictures by content."""
+    """A prompt as vLLM takes it: one placeholder an image, which it expands, and the resized images by content."""
     prompt = {"prompt_token_ids": list(request.prompt.engine_token_ids)}
     if request.images:
         prompt["multi_modal_data"] = {"image": list(request.images)}

@@ -1,7 +1,7 @@
 """Logits of two forms of one model: transformers on a Hugging Face folder, Megatron-Core on a checkpoint of it.
 
-Equal weights can still be read wrongly, by a wrong rope, norm or order of heads. Equal logits on text, on a picture and
-on several pictures say that both programs compute the same function.
+Equal weights can still be read wrongly, by a wrong rope, norm or order of heads. Equal logits on text, on an image and
+on several images say that both programs compute the same function.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from megatron_eureka.types import ImageKey, Prompt
 # Of the largest logit. Both compute in float32 (24 bits), in another order of sums: a model of 80 layers stays a factor
 # of a hundred above the rounding of one sum, while a wrong weight changes logits by tenths.
 TOLERANCE = 1e-4
-GRIDS = ((1, 4, 8), (1, 8, 4), (1, 6, 6))  # of the pictures, in patches
-TEXT_TOKENS = 24  # between pictures
+GRIDS = ((1, 4, 8), (1, 8, 4), (1, 6, 6))  # of the images, in patches
+TEXT_TOKENS = 24  # between images
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class LogitComparison:
 
 
 def compare_logits(hf: str | Path, megatron: str | Path) -> LogitComparison:
-    """Run both models in float32, one after the other, on made-up prompts with random pictures.
+    """Run both models in float32, one after the other, on made-up prompts with random images.
 
     Uses the GPU where there is one. Starts a process group of one rank, and ends it.
 
@@ -82,9 +82,9 @@ def compare_logits(hf: str | Path, megatron: str | Path) -> LogitComparison:
 
 
 def made_up_prompts(info: ModelInfo) -> list[Prompt]:
-    """Text alone and, of a model that sees, one picture and several of different shapes; drawn with a fixed seed."""
-    pictures = [(), GRIDS[:1], GRIDS] if info.vision else [()]
-    return [_prompt(info, number, grids) for number, grids in enumerate(pictures)]
+    """Text alone and, of a model that sees, one image and several of different shapes; drawn with a fixed seed."""
+    images = [(), GRIDS[:1], GRIDS] if info.vision else [()]
+    return [_prompt(info, number, grids) for number, grids in enumerate(images)]
 
 
 def _prompt(info: ModelInfo, number: int, grids: tuple[tuple[int, int, int], ...]) -> Prompt:
@@ -96,20 +96,20 @@ def _prompt(info: ModelInfo, number: int, grids: tuple[tuple[int, int, int], ...
     def text():
         return torch.randint(special, (TEXT_TOKENS,), generator=generator).tolist()
 
-    images = [_picture(grid, info.vision.spatial_merge_size) for grid in grids]
+    images = [_image(grid, info.vision.spatial_merge_size) for grid in grids]
     tokens = text()
     for image in images:
         tokens += [info.vision_start_token_id, *[info.image_token_id] * image.num_tokens, *text()]
     return Prompt(f"made up {number}", "", (), "", tuple(tokens), tuple(tokens), tuple(images))
 
 
-def _picture(grid: tuple[int, int, int], merge_size: int) -> ImageKey:
+def _image(grid: tuple[int, int, int], merge_size: int) -> ImageKey:
     time, height, width = grid
     return ImageKey(f"{time} x {height} x {width}", grid, time * height * width // merge_size**2)
 
 
 def random_pixels(vision: VisionInfo, image: ImageKey) -> torch.Tensor:
-    """Random patches of a picture [patches, channels * time * patch * patch], the same for the same grid."""
+    """Random patches of an image [patches, channels * time * patch * patch], the same for the same grid."""
     time, height, width = image.grid_thw
     generator = torch.Generator().manual_seed(height * 100 + width)
     patch = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2

@@ -19,7 +19,7 @@ from megatron_eureka.data.processor import load_processor
 from megatron_eureka.data.prompts import make_prompts
 from megatron_eureka.datasets.benchmarks import Benchmark, load_benchmark
 from megatron_eureka.engines.options import EngineOptions
-from megatron_eureka.engines.protocol import Engine, Refusal, SamplingOptions, sampling_seed
+from megatron_eureka.engines.protocol import Engine, Rejection, SamplingOptions, sampling_seed
 from megatron_eureka.evaluate.plan import Source, response_file, sampling, sources, turns
 from megatron_eureka.evaluate.responses import Response, ResponseFile
 from megatron_eureka.families.source import ModelSource
@@ -30,7 +30,7 @@ from megatron_eureka.parallel.main_rank import run_on_main
 from megatron_eureka.types import Group, Prompt
 
 ALONE_ON_GPU = 0.85  # share of its memory: there is no trainer beside the engine (not yet run on a GPU)
-UNREADABLE = "no prompt could be made of it: too long for data.max_prompt_tokens, broken picture, or chat tokens in it"
+UNREADABLE = "no prompt could be made of it: too long for data.max_prompt_tokens, broken image, or chat tokens in it"
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Question:
 
 @dataclass(frozen=True)
 class OpenBenchmark:
-    """The questions of a benchmark that are to be asked; their pictures are in a rank's store."""
+    """The questions of a benchmark that are to be asked; their images are in a rank's store."""
 
     name: str
     questions: tuple[Question, ...]
@@ -53,7 +53,7 @@ class OpenBenchmark:
 
     @property
     def max_images(self) -> int:
-        """Pictures of the question that has most; engines are built for so many."""
+        """Images of the question that has most; engines are built for so many."""
         return max((len(question.prompt.images) for question in self.questions if question.prompt), default=0)
 
 
@@ -68,7 +68,7 @@ def open_benchmark(
     """Read a benchmark on rank 0, which hands the turns of all questions on; a collective over the whole job.
 
     Args:
-        images: folder for pictures that stand in tables; all ranks see it.
+        images: folder for images that stand in tables; all ranks see it.
         keep: gives the file of the responses that there are, whose questions are not asked again.
 
     Raises:
@@ -142,7 +142,7 @@ def ask(config: Config, engine: Engine, questions: Sequence[Question], options: 
         for question in asked
     ]
     prompts = [question.prompt for question in asked]
-    results = engine.sample(prompts, seeds, options, refuse_broken=True) if asked else []
+    results = engine.sample(prompts, seeds, options, reject_broken=True) if asked else []
     found = {question.id: _response(question.id, result) for question, result in zip(asked, results, strict=True)}
     return [found.get(question.id) or Response(question.id, (), (), UNREADABLE) for question in questions]
 
@@ -158,8 +158,8 @@ def _answer(config: Config, engine: Engine, work: OpenBenchmark) -> None:
             logger.info("%s: %d of %d items answered", work.name, start + len(chunk), total)
 
 
-def _response(name: str, result: Group | Refusal) -> Response:
-    if isinstance(result, Refusal):
+def _response(name: str, result: Group | Rejection) -> Response:
+    if isinstance(result, Rejection):
         logger.warning("item %s was refused: %s", name, result.reason)
         return Response(name, (), (), result.reason)
     texts = tuple(sample.text for sample in result.samples)

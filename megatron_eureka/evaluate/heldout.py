@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from megatron_eureka.config.schema import Config
-from megatron_eureka.engines.protocol import Engine, Refusal, SamplingOptions
+from megatron_eureka.engines.protocol import Engine, Rejection, SamplingOptions
 from megatron_eureka.evaluate.intervals import wilson
 from megatron_eureka.files import write_atomically
 from megatron_eureka.rollout.collect import Scores, submit
@@ -32,7 +32,7 @@ class Evaluation:
     """All items of an evaluation; a refused prompt counts as wrong."""
 
     items: tuple[Item, ...]
-    num_refused: int = 0
+    num_rejected: int = 0
 
     def rate(self, name: str) -> float:
         """Mean of "accuracy" or "format"."""
@@ -45,7 +45,7 @@ class Evaluation:
     def metrics(self) -> dict[str, float]:
         """For metrics.jsonl."""
         rates = {f"evaluation/{name}": self.rate(name) for name in ("accuracy", "format")}
-        return {**rates, "evaluation/refused": float(self.num_refused)}
+        return {**rates, "evaluation/refused": float(self.num_rejected)}
 
     def write(self, path: Path) -> None:
         """One JSON line an item."""
@@ -66,15 +66,15 @@ def evaluate(config: Config, engine: Engine, scorer: Scores, prompts: Sequence[P
         the items in the order of the prompts, the same on every rank but for responses, which rank 0 alone has.
     """
     sampling = SamplingOptions.from_config(config, greedy=True)
-    refuse_broken = config.data.on_error == "skip"
+    reject_broken = config.data.on_error == "skip"
     seeds = [(0,)] * len(prompts)
-    results = engine.sample(prompts, seeds, sampling, partial(submit, scorer), refuse_broken=refuse_broken)
+    results = engine.sample(prompts, seeds, sampling, partial(submit, scorer), reject_broken=reject_broken)
     items = []
     for prompt, result in zip(prompts, results, strict=True):
-        if isinstance(result, Refusal):
+        if isinstance(result, Rejection):
             items.append(Item(prompt.id, "", prompt.answer, 0.0, 0.0))
         else:
             sample = result.samples[0]
             rewards = sample.rewards
             items.append(Item(prompt.id, sample.text, prompt.answer, rewards["accuracy"], rewards["format"]))
-    return Evaluation(tuple(items), sum(isinstance(result, Refusal) for result in results))
+    return Evaluation(tuple(items), sum(isinstance(result, Rejection) for result in results))

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from megatron_eureka.config.schema import Evaluation
 
 MAX_WAIT_S = 30.0  # between two tries; the first wait is 1 s
-REFUSED = (AuthenticationError, PermissionDeniedError, NotFoundError)  # key, model or address: no retry mends them
+REJECTED = (AuthenticationError, PermissionDeniedError, NotFoundError)  # key, model or address: no retry mends them
 INVALID = (BadRequestError, UnprocessableEntityError)  # one question's fault, or that of all of them
 PASSING = (408, 409, 425, 429)  # and all from 500 on
 
@@ -76,7 +76,7 @@ class Endpoint:
             return self._patiently(self._answer, prompt)
         except APIStatusError as error:
             problem = f"{error.status_code} {error.response.text[:200]!r}"
-            if isinstance(error, REFUSED):
+            if isinstance(error, REJECTED):
                 raise ValueError(
                     f"The judge {self._url} refuses model {self._model!r}: {problem}. "
                     "Check evaluation.judge_url, judge_model and judge_key_env."

@@ -13,7 +13,7 @@ from megatron_eureka.evaluate.generate import OpenBenchmark, ask, open_benchmark
 from megatron_eureka.evaluate.plan import pass_ks, sampling, sources
 from megatron_eureka.evaluate.results import score_responses, write_results
 from megatron_eureka.evaluate.scoring import AnswerScorer
-from megatron_eureka.evaluate.summary import summarise
+from megatron_eureka.evaluate.summary import summarize
 from megatron_eureka.log import logger
 
 
@@ -21,7 +21,7 @@ def open_benchmarks(config: Config, processor: Any, store: ImageStore, folder: P
     """Read `evaluation.benchmarks`; a collective over the whole job.
 
     Args:
-        folder: its `images` is for pictures that stand in tables; all ranks see it.
+        folder: its `images` is for images that stand in tables; all ranks see it.
 
     Raises:
         ValueError: a benchmark cannot be read, or the options do not fit each other.
@@ -53,7 +53,7 @@ def evaluate_benchmarks(
                 continue
             results = score_responses(opened.benchmark, {response.id: response for response in responses}, scorer)
             write_results(folder / f"{opened.name}.jsonl", results)
-            summary = summarise(results, pass_ks(config.evaluation))
+            summary = summarize(results, pass_ks(config.evaluation))
             metrics |= _metrics(opened.name, summary)
             rate = summary["accuracy"]
             logger.info(

@@ -87,8 +87,8 @@ def turns(item: BenchmarkItem, config: Config) -> tuple[dict, ...]:
         system = options.system_prompt if options.prompt == "think" else ""
     messages = item.messages
     if options.prompt == "official" and item.query:
-        pictures = [part for part in messages[-1]["content"] if part["type"] == "image"]
-        messages = ({"role": "user", "content": [*pictures, {"type": "text", "text": item.query}]},)
+        images = [part for part in messages[-1]["content"] if part["type"] == "image"]
+        messages = ({"role": "user", "content": [*images, {"type": "text", "text": item.query}]},)
     return ({"role": "system", "content": system}, *messages) if system else messages
 
 

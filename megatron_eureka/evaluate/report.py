@@ -48,9 +48,9 @@ def _main_table(summary: Mapping[str, Any], roles: list[str]) -> tuple[list[str]
 def _count(entry: Mapping[str, Any], roles: list[str]) -> str:
     """Items, and how many of them got no response."""
     missing = {role: entry["models"][role]["unanswered"] for role in roles}
-    told = [f"{role}: {count}" if len(roles) > 1 else str(count) for role, count in missing.items() if count]
+    reported = [f"{role}: {count}" if len(roles) > 1 else str(count) for role, count in missing.items() if count]
     items = str(entry["models"][roles[0]]["items"])
-    return f"{items} ({', '.join(told)} without a response)" if told else items
+    return f"{items} ({', '.join(reported)} without a response)" if reported else items
 
 
 def _difference(paired: Mapping[str, Any] | None) -> list[str]:

@@ -100,7 +100,7 @@ def write_results(path: Path, results: Sequence[ItemResult]) -> None:
 
 
 def question_text(item: BenchmarkItem) -> str:
-    """The user's turns as text, pictures as <image>."""
+    """The user's turns as text, images as <image>."""
     return "\n".join(part["text"] if part["type"] == "text" else "<image>" for part in _parts(item))
 
 

@@ -22,7 +22,7 @@ from megatron_eureka.evaluate.report import BASE, TUNED, markdown
 from megatron_eureka.evaluate.responses import Response, read_responses
 from megatron_eureka.evaluate.results import ItemResult, score_responses, with_verdicts, write_results
 from megatron_eureka.evaluate.scoring import AnswerScorer
-from megatron_eureka.evaluate.summary import compare, summarise
+from megatron_eureka.evaluate.summary import compare, summarize
 from megatron_eureka.files import write_atomically
 from megatron_eureka.log import logger
 
@@ -44,11 +44,11 @@ class Session:
         return {COMPARE: BASE, MODEL: TUNED} if COMPARE in self.models else {MODEL: MODEL}
 
 
-def open_session(config: Config, out: Path, models: Mapping[str, Path], keep_pictures: bool = True) -> Session:
+def open_session(config: Config, out: Path, models: Mapping[str, Path], keep_images: bool = True) -> Session:
     """Check the options and read the benchmarks.
 
     Args:
-        keep_pictures: write pictures that stand in tables to OUT/images.
+        keep_images: write images that stand in tables to OUT/images.
 
     Raises:
         ValueError: no benchmark, a file that cannot be used, or options that do not fit each other.
@@ -57,7 +57,7 @@ def open_session(config: Config, out: Path, models: Mapping[str, Path], keep_pic
     wanted = sources(config.evaluation)
     if not wanted:
         raise ValueError("There is no benchmark: give --benchmark NAME=PATH, or evaluation.benchmarks in the options.")
-    folder, limit = out / "images" if keep_pictures else None, config.evaluation.max_prompts
+    folder, limit = out / "images" if keep_images else None, config.evaluation.max_prompts
     benchmarks = tuple(load_benchmark(source.name, source.path, folder, limit) for source in wanted)
     return Session(config, out, dict(models), benchmarks)
 
@@ -103,7 +103,7 @@ def finish(session: Session) -> dict:
         missing = pending(session, role)
         if missing:
             raise ValueError(f"{session.out / role}: {missing} items have no response yet. Run the same command again.")
-    return _summarise(session, {role: _read(session, role) for role in session.names})
+    return _summarize(session, {role: _read(session, role) for role in session.names})
 
 
 def score_files(config: Config, out: Path, files: Mapping[str, Path]) -> dict:
@@ -124,21 +124,21 @@ def score_files(config: Config, out: Path, files: Mapping[str, Path]) -> dict:
     # Nobody knows how they were drawn; several that differ had a temperature.
     changes = {"samples": samples, "temperature": 1.0, "pass_k": config.evaluation.pass_k or [1]}
     config = config.model_copy(update={"evaluation": config.evaluation.model_copy(update=changes)})
-    session = open_session(config, out, files, keep_pictures=False)
+    session = open_session(config, out, files, keep_images=False)
     if len(session.benchmarks) > 1:
         raise ValueError("--responses are scored for one benchmark at a time: give one --benchmark.")
     (benchmark,) = session.benchmarks
     known = {item.id for item in benchmark.items}
     for role, (responses, unusable) in found.items():
-        strangers = len(responses.keys() - known)
-        if strangers == len(responses):
-            raise ValueError(f"{files[role]}: none of its {strangers} ids is one of {benchmark.name}'s.")
-        if strangers or unusable:
-            logger.warning("%s: %d unknown ids, %d unusable rows", files[role], strangers, unusable)
-    return _summarise(session, {role: {benchmark.name: responses} for role, (responses, _) in found.items()})
+        unknown = len(responses.keys() - known)
+        if unknown == len(responses):
+            raise ValueError(f"{files[role]}: none of its {unknown} ids is one of {benchmark.name}'s.")
+        if unknown or unusable:
+            logger.warning("%s: %d unknown ids, %d unusable rows", files[role], unknown, unusable)
+    return _summarize(session, {role: {benchmark.name: responses} for role, (responses, _) in found.items()})
 
 
-def _summarise(session: Session, given: Mapping[str, Mapping[str, Mapping[str, Response]]]) -> dict:
+def _summarize(session: Session, given: Mapping[str, Mapping[str, Mapping[str, Response]]]) -> dict:
     options = session.config.evaluation
     judge = Judge(options, session.out / "judge.jsonl") if options.judge_url else None
     reward = session.config.reward
@@ -154,7 +154,7 @@ def _summarise(session: Session, given: Mapping[str, Mapping[str, Mapping[str, R
         failed = sum(scorer.counters.values())
     summary = {
         "models": {heading: str(session.models[role]) for role, heading in session.names.items()},
-        "settings": _told_settings(session),
+        "settings": _reported_settings(session),
         "comparisons_failed": failed,
         **({"judge": {"model": options.judge_model, **judge.counters}} if judge else {}),
         "benchmarks": entries,
@@ -171,12 +171,12 @@ def _entry(session: Session, benchmark: Benchmark, results: Mapping[str, tuple[I
     return {
         "files": [str(file) for file in benchmark.files],
         "left_out": benchmark.left_out,
-        "models": {session.names[role]: summarise(found, wanted) for role, found in results.items()},
+        "models": {session.names[role]: summarize(found, wanted) for role, found in results.items()},
         "paired": compare(results[COMPARE], results[MODEL]) if COMPARE in results else None,
     }
 
 
-def _told_settings(session: Session) -> dict[str, object]:
+def _reported_settings(session: Session) -> dict[str, object]:
     """What decides on the responses, for the summary; of files that somebody else made nothing is known."""
     if any(path.is_file() for path in session.models.values()):
         return {}
@@ -186,6 +186,6 @@ def _told_settings(session: Session) -> dict[str, object]:
         "temperature": drawn.temperature,
         "prompt": options.prompt,
         "longest response, tokens": drawn.max_tokens,
-        "picture bounds, pixels": f"{session.config.data.min_pixels} to {session.config.data.max_pixels}",
+        "image bounds, pixels": f"{session.config.data.min_pixels} to {session.config.data.max_pixels}",
         "judge": options.judge_model,
     }

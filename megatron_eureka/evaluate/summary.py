@@ -16,7 +16,7 @@ from megatron_eureka.evaluate.intervals import (
 from megatron_eureka.evaluate.results import ItemResult
 
 
-def summarise(results: Sequence[ItemResult], pass_k: Sequence[int]) -> dict:
+def summarize(results: Sequence[ItemResult], pass_k: Sequence[int]) -> dict:
     """Rates of one model on one benchmark, JSON-ready.
 
     Raises:

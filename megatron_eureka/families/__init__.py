@@ -37,14 +37,14 @@ def read_sizes(raw: Any, origin: str = "config") -> ModelInfo:
     if family is None:
         raise ValueError(f"{origin}: model_type is {kind!r}, expected {' or '.join(map(repr, FAMILIES))}.")
     try:
-        refused = [f"{origin}: {sentence}" for sentence in family.unsupported(raw)]
-        info = None if refused else family.sizes(raw)
+        rejected = [f"{origin}: {sentence}" for sentence in family.unsupported(raw)]
+        info = None if rejected else family.sizes(raw)
     except KeyError as error:
         raise ValueError(f"{origin}: {error.args[0]!r} is missing.") from error
     except (TypeError, AttributeError, ValueError, ZeroDivisionError) as error:
         raise ValueError(f"{origin}: an entry is no size of a model: {error}.") from error
     if info is None:
-        raise ValueError("\n".join(refused))
+        raise ValueError("\n".join(rejected))
     _check_sizes(info, origin)
     return info
 

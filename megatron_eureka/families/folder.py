@@ -40,7 +40,7 @@ def find_model_folder(path: str | Path) -> ModelFolder:
         )
     is_hf, is_megatron = (path / "config.json").is_file(), is_megatron_checkpoint(path)
     if not is_megatron:
-        _refuse_adapter(path)
+        _reject_adapter(path)
     if is_hf and is_megatron:
         raise ValueError(f"{path} holds both config.json and {BACKEND_FILE}: keep only one model in a folder.")
     if is_hf:
@@ -58,7 +58,7 @@ def find_model_folder(path: str | Path) -> ModelFolder:
     )
 
 
-def _refuse_adapter(path: Path) -> None:
+def _reject_adapter(path: Path) -> None:
     """An adapter alone is no model. A stray adapter_config.json beside whole weights, or beside none, does no harm."""
     weights = {file.name for pattern in _WEIGHTS for file in path.glob(pattern)}
     if not weights or any(not name.startswith("adapter_") for name in weights):

@@ -1,4 +1,4 @@
-"""How pictures are resized for the image processors here: to whole visual tokens, between bounds of the area."""
+"""How images are resized for the image processors here: to whole visual tokens, between bounds of the area."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from PIL import Image
 from qwen_vl_utils import fetch_image
 from qwen_vl_utils.vision_process import MAX_RATIO, smart_resize
 
-__all__ = ["MAX_RATIO", "resize", "resized_size"]  # longer pictures than MAX_RATIO times their width are refused
+__all__ = ["MAX_RATIO", "resize", "resized_size"]  # longer images than MAX_RATIO times their width are refused
 
 
 def resized_size(height: int, width: int, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
@@ -16,12 +16,12 @@ def resized_size(height: int, width: int, factor: int, min_pixels: int, max_pixe
         factor: pixels along a side of a visual token.
 
     Raises:
-        ValueError, ZeroDivisionError: the picture is too long and narrow.
+        ValueError, ZeroDivisionError: the image is too long and narrow.
     """
     return smart_resize(height, width, factor, min_pixels, max_pixels)
 
 
-def resize(picture: Image.Image, min_pixels: int, max_pixels: int, patch_size: int) -> Image.Image:
-    """The RGB picture in the size that `resized_size` gives."""
+def resize(image: Image.Image, min_pixels: int, max_pixels: int, patch_size: int) -> Image.Image:
+    """The RGB image in the size that `resized_size` gives."""
     bounds = {"min_pixels": min_pixels, "max_pixels": max_pixels}
-    return fetch_image({"image": picture, **bounds}, image_patch_size=patch_size)
+    return fetch_image({"image": image, **bounds}, image_patch_size=patch_size)

@@ -28,7 +28,7 @@ def reference_logits(source: ModelSource, prompts: Sequence[Prompt], pixels: Pix
 def reference_forward(
     model: torch.nn.Module, prompt: Prompt, token_ids: Sequence[int], pixels: PixelSource
 ) -> torch.Tensor:
-    """[1, tokens, vocabulary] logits of one sequence that begins with a prompt's pictures and text."""
+    """[1, tokens, vocabulary] logits of one sequence that begins with a prompt's images and text."""
     ids = torch.tensor([token_ids], device=model.device)
     extra = {}
     if prompt.images:

@@ -1,4 +1,4 @@
-"""Pictures of a run, made from what it wrote to disk."""
+"""Images of a run, made from what it wrote to disk."""
 
 from __future__ import annotations
 

@@ -16,10 +16,10 @@ def grpo(rewards: torch.Tensor) -> torch.Tensor:
     Returns:
         [G] float32; zeros when all rewards are equal or there is one sample.
     """
-    centred = dr_grpo(rewards)
+    centered = dr_grpo(rewards)
     if len(rewards) < 2:
-        return centred
-    return centred / (rewards.float().std() + 1e-9)
+        return centered
+    return centered / (rewards.float().std() + 1e-9)
 
 
 def dr_grpo(rewards: torch.Tensor) -> torch.Tensor:
@@ -75,9 +75,9 @@ def whiten(advantages: torch.Tensor, num_tokens: torch.Tensor) -> torch.Tensor:
     if not num_tokens.any():
         return torch.zeros_like(advantages)
     weights = num_tokens.double() / num_tokens.sum()
-    centred = advantages.double() - (weights * advantages.double()).sum()
-    variance = (weights * centred.square()).sum()
-    return (centred * variance.clamp(min=1e-8).rsqrt()).float()
+    centered = advantages.double() - (weights * advantages.double()).sum()
+    variance = (weights * centered.square()).sum()
+    return (centered * variance.clamp(min=1e-8).rsqrt()).float()
 
 
 def adora(rewards: torch.Tensor, num_tokens: torch.Tensor, truncated: torch.Tensor, weight: float) -> float:

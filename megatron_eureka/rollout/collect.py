@@ -14,11 +14,11 @@ import numpy as np
 
 from megatron_eureka.config.schema import Config
 from megatron_eureka.data.stream import PromptStream
-from megatron_eureka.engines.protocol import Engine, Pending, Refusal, SamplingOptions, Timer, sampling_seed
+from megatron_eureka.engines.protocol import Engine, Pending, Rejection, SamplingOptions, Timer, sampling_seed
 from megatron_eureka.log import logger
 from megatron_eureka.rl.filters import verdict
 from megatron_eureka.rollout.buffer import from_plain, to_plain
-from megatron_eureka.rollout.failures import Failing, told_failures
+from megatron_eureka.rollout.failures import Failing, reported_failures
 from megatron_eureka.rollout.truncation import treatment
 from megatron_eureka.types import Group, Prompt, Sample
 
@@ -96,7 +96,7 @@ class Collector:
             groups = self._round(step, round_number, self._num_prompts(missing, counters), counters)
             generated += groups
             kept += self._filtered(groups, counters)
-        failed = told_failures(self.engine.gather(self.scorer.take_failures()), step, self.config.reward.on_failure)
+        failed = reported_failures(self.engine.gather(self.scorer.take_failures()), step, self.config.reward.on_failure)
         if not kept:
             raise RuntimeError(self._nothing_left(step, counters))
         self.surplus = kept[wanted:]
@@ -136,11 +136,11 @@ class Collector:
             SamplingOptions.from_config(self.config),
             partial(submit, self.scorer),
             timer=self.timer,
-            refuse_broken=self.config.data.on_error == "skip",
+            reject_broken=self.config.data.on_error == "skip",
         )
-        for refusal in (result for result in results if isinstance(result, Refusal)):
+        for rejection in (result for result in results if isinstance(result, Rejection)):
             counters["rollout/refused"] += 1
-            logger.warning("step %d: prompt %s was refused: %s", step, refusal.prompt_id, refusal.reason)
+            logger.warning("step %d: prompt %s was refused: %s", step, rejection.prompt_id, rejection.reason)
         groups = [self._judged(result) for result in results if isinstance(result, Group)]
         counters["rollout/rounds"] += 1
         counters["rollout/prompts"] += len(prompts)

@@ -17,7 +17,7 @@ class Failing(Protocol):
     def take_failures(self) -> list[Failures]: ...
 
 
-def told_failures(ranks: Sequence[Sequence[Failures]], step: int, on_failure: str) -> dict[str, float]:
+def reported_failures(ranks: Sequence[Sequence[Failures]], step: int, on_failure: str) -> dict[str, float]:
     """Say what each source of rewards failed on since it was asked last.
 
     Args:
@@ -40,7 +40,7 @@ def told_failures(ranks: Sequence[Sequence[Failures]], step: int, on_failure: st
         )
     for found in merged:
         if found.failed and is_main_process():
-            logger.warning("step %d: %s", step, _told(found))
+            logger.warning("step %d: %s", step, _reported(found))
     return dict(zip(_names(merged), (found.failed / max(1, found.samples) for found in merged), strict=True))
 
 
@@ -55,7 +55,7 @@ def _merge(ranks: Sequence[Failures]) -> Failures:
     )
 
 
-def _told(found: Failures) -> str:
+def _reported(found: Failures) -> str:
     lost = ", ".join(found.lost) or "what it gives"
     return (
         f"{found.source} failed on {found.failed} of {found.samples} samples, where {lost} counts 0 and the other "

@@ -28,7 +28,7 @@ class RunFolder:
         self.rollouts = self.path / "rollouts"
         self.evaluation = self.path / "evaluation"
         self.metrics = self.path / "metrics.jsonl"
-        self.images = self.path / ".images"  # resized pictures that memory does not hold, during the run
+        self.images = self.path / ".images"  # resized images that memory does not hold, during the run
         self._held = ExitStack()
 
     def open(self, resolved_config: str, resume: str, overwrite: bool) -> None:

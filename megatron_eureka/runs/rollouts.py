@@ -38,7 +38,7 @@ def write_rollouts(file: Path, generated: Sequence[Group], trained: Sequence[Gro
 
 
 def without_data_uris(value: Any) -> Any:
-    """Chat turns as they were read, pictures that stand in them as data shortened to their beginning."""
+    """Chat turns as they were read, images that stand in them as data shortened to their beginning."""
     if isinstance(value, dict):
         return {key: without_data_uris(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -13,7 +13,7 @@ BOUNDS = {"fp32": 1e-3, "bf16": 0.05}
 CAUSES = (
     "the engine has other weights than the trainer: a weight sync that was lost, or a folder that changed meanwhile",
     "config.json asks for something that one of the two leaves out, such as a scaled RoPE or a sliding window",
-    "pictures look different to the two: data.max_pixels or preprocessor_config.json (then text alone agrees)",
+    "images look different to the two: data.max_pixels or preprocessor_config.json (then text alone agrees)",
     "the engine runs in another precision, or its attention kernel is at fault: compare with precision.dtype=fp32",
 )
 

@@ -56,8 +56,8 @@ def _corrected(policy: Policy, row: TrainRow, trainer: torch.Tensor) -> tuple[Tr
     if policy.config.rollout.samples_whole_vocabulary:
         old = torch.where(stale & drawn, engine, trainer)
     correction = correct(old, torch.where(drawn, engine, trainer), index, options)
-    told = drawn & ~stale
-    sums = correction_sums(trainer[told], engine[told], index[told], correction.of(told), options)
+    reported = drawn & ~stale
+    sums = correction_sums(trainer[reported], engine[reported], index[reported], correction.of(reported), options)
     return replace(row, old_logprobs=old, correction=correction.weights), Sums.of(sums)
 
 

@@ -88,7 +88,7 @@ def _files(config: Config, task: Task) -> Iterator[str]:
                 yield f"{option}: {file} may not be read. Change its permissions."
     if config.data.image_root and not Path(config.data.image_root).is_dir():
         yield f"data.image_root: {config.data.image_root}: no such folder."
-    if task == "grpo" and evaluation.enabled and not _complaint(sources, evaluation):
+    if task == "grpo" and evaluation.enabled and not _problem_with(sources, evaluation):
         for source in sources(evaluation):
             if not source.path.exists():
                 yield f"evaluation.benchmarks: {source.path} ({source.name}) is not there."
@@ -113,14 +113,14 @@ def _named_parts(config: Config, task: Task) -> Iterator[str]:
     if task != "grpo":
         return
     options, reward = config.evaluation, config.reward
-    looks = [(find_function, reference) for reference in reward.functions]
-    looks += [(check_address, url) for url in reward.services]
+    validations = [(find_function, reference) for reference in reward.functions]
+    validations += [(check_address, url) for url in reward.services]
     if options.enabled:
-        looks += [(sampling, config), (pass_ks, options), (sources, options)]
-    yield from filter(None, (_complaint(look, named) for look, named in looks))
+        validations += [(sampling, config), (pass_ks, options), (sources, options)]
+    yield from filter(None, (_problem_with(look, named) for look, named in validations))
 
 
-def _complaint(look, named) -> str | None:
+def _problem_with(look, named) -> str | None:
     try:
         look(named)
     except ValueError as error:
@@ -141,9 +141,9 @@ def _run_folder(config: Config, num_ranks: int, name: str) -> Iterator[str]:
     if checkpoint is None or num_ranks % (axes.tp * axes.pp * axes.cp):
         return
     layout = Layout.fill(num_ranks, tp=axes.tp, pp=axes.pp, cp=axes.cp, vpp=axes.vpp)
-    complaint = _complaint(lambda mine: saved_layout(checkpoint).check(vars(mine)), layout)
-    if complaint:
-        yield complaint
+    problem = _problem_with(lambda mine: saved_layout(checkpoint).check(vars(mine)), layout)
+    if problem:
+        yield problem
 
 
 def _check_reward_files(config: Config, task: Task) -> None:

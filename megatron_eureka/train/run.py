@@ -96,20 +96,20 @@ class Run:
         Raises:
             ValueError: it is damaged and there is no other, or it is another run's.
         """
-        complaint = run_on_main(lambda: damage_of(folder), for_all=True)  # at once; a load may wait for its time-out
-        if complaint is None:
+        problem = run_on_main(lambda: damage_of(folder), for_all=True)  # at once; a load may wait for its time-out
+        if problem is None:
             try:
                 return checkpoint.load(self.policy, folder)
             except DamagedCheckpoint as error:
-                complaint = str(error)
+                problem = str(error)
         if run_on_main(self.folder.checkpoints_newest_first, for_all=True)[-1] == folder:
             raise ValueError(
-                f"{complaint} No other checkpoint of {self.folder.path} is whole. Set logging.resume=never and "
+                f"{problem} No other checkpoint of {self.folder.path} is whole. Set logging.resume=never and "
                 "logging.overwrite=true to begin again, or choose another logging.name."
             )
         if self.is_reporting_rank:
             aside = self.folder.set_aside(folder)
-            logger.warning("%s The run goes on from the checkpoint before it; %s may be removed.", complaint, aside)
+            logger.warning("%s The run goes on from the checkpoint before it; %s may be removed.", problem, aside)
         dist.barrier()
         return None
 

@@ -37,7 +37,7 @@ LabelCheck = Callable[[str], str | None]  # gives the reason why a label cannot 
 
 @dataclass
 class Data:
-    """The processor, the pictures and the prompts of a run."""
+    """The processor, the images and the prompts of a run."""
 
     processor: Any
     store: ImageStore
@@ -76,7 +76,7 @@ def load_data(
     Args:
         check_label: called on rank 0 alone; None where labels do not matter.
         with_responses: the training data are demonstrations (SFT).
-        spill_dir: where resized pictures go that memory does not hold; shared by the ranks that see it.
+        spill_dir: where resized images go that memory does not hold; shared by the ranks that see it.
     """
     logger.info("reading prompts")
     processor = load_processor(source)

@@ -77,7 +77,7 @@ def differing(rank, world, hf, layout, folder, dtype="fp32", te=False, stored_dt
     return [name for name in loaded if not torch.equal(loaded[name], rounded[name])], list(loaded)
 
 
-def refusal(rank, world, hf, layout, folder):
+def rejection(rank, world, hf, layout, folder):
     """On each rank: why a checkpoint is not loaded into the model of a Hugging Face folder."""
     chunks, info = build(hf, layout)
     try:

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.checkpoints.rejections import K_PROJ, rejected, rewrite
 
 from examples.digits.model import make_model
 from megatron_eureka.checkpoints import hf_to_megatron, megatron_to_hf, save_hf, verify
 from megatron_eureka.checkpoints.torch_dist_reader import TorchDistReader
 from tests.checkpoints.reference import assert_equal, read_checkpoint
-from tests.checkpoints.refusals import K_PROJ, refused, rewrite
 from tests.checkpoints.test_save import read_all
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,7 +35,7 @@ def shard(folder):
 def test_a_missing_shard_is_named(hf, tmp_path):
     shard(hf)
     next(hf.glob("model-00002-*")).unlink()
-    refused(hf_to_megatron, hf, tmp_path / "out", "model-00002-of", "is missing, though model.safetensors.index.json")
+    rejected(hf_to_megatron, hf, tmp_path / "out", "model-00002-of", "is missing, though model.safetensors.index.json")
 
 
 def test_an_index_that_names_what_is_not_there(hf, tmp_path):
@@ -43,9 +43,9 @@ def test_an_index_that_names_what_is_not_there(hf, tmp_path):
     content = json.loads(index.read_text())
     content["weight_map"]["model.layers.0.None"] = content["weight_map"][K_PROJ]
     index.write_text(json.dumps(content))
-    refused(hf_to_megatron, hf, tmp_path / "out", "'model.layers.0.None'", "which does not hold it")
+    rejected(hf_to_megatron, hf, tmp_path / "out", "'model.layers.0.None'", "which does not hold it")
     index.write_text("{")
-    refused(hf_to_megatron, hf, tmp_path / "out", "index.json is damaged")
+    rejected(hf_to_megatron, hf, tmp_path / "out", "index.json is damaged")
 
 
 def test_an_index_that_names_another_shard_than_holds_it(hf, tmp_path):
@@ -55,14 +55,14 @@ def test_an_index_that_names_another_shard_than_holds_it(hf, tmp_path):
         s for s in content["weight_map"].values() if s != content["weight_map"][K_PROJ]
     )
     index.write_text(json.dumps(content))
-    refused(hf_to_megatron, hf, tmp_path / "out", K_PROJ, "which does not hold it")
+    rejected(hf_to_megatron, hf, tmp_path / "out", K_PROJ, "which does not hold it")
 
 
 @pytest.mark.parametrize("weight_map", [{}, {"a": 5}, 7])
 def test_an_index_without_files(hf, tmp_path, weight_map):
     index = shard(hf)
     index.write_text(json.dumps({"weight_map": weight_map}))
-    refused(hf_to_megatron, hf, tmp_path / "out", "index.json is damaged")
+    rejected(hf_to_megatron, hf, tmp_path / "out", "index.json is damaged")
 
 
 def test_a_single_file_beside_an_index(hf, tied, tmp_path):
@@ -70,18 +70,18 @@ def test_a_single_file_beside_an_index(hf, tied, tmp_path):
     single = (hf / "model.safetensors").read_bytes()
     shard(hf)
     (hf / "model.safetensors").write_bytes(single)
-    refused(hf_to_megatron, hf, tmp_path / "out", "model.safetensors beside model.safetensors.index.json")
+    rejected(hf_to_megatron, hf, tmp_path / "out", "model.safetensors beside model.safetensors.index.json")
 
 
 def test_older_weights_are_named(hf, tmp_path):
     (hf / "model.safetensors").rename(hf / "pytorch_model.bin")
-    refused(hf_to_megatron, hf, tmp_path / "out", "no weights are there. Write pytorch_model.bin anew as safetensors")
+    rejected(hf_to_megatron, hf, tmp_path / "out", "no weights are there. Write pytorch_model.bin anew as safetensors")
 
 
 def test_cut_off_bytes(hf, tmp_path):
     file = hf / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1])
-    refused(hf_to_megatron, hf, tmp_path / "out", str(file), "is damaged or cut off")
+    rejected(hf_to_megatron, hf, tmp_path / "out", str(file), "is damaged or cut off")
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_cut_off_bytes(hf, tmp_path):
 )
 def test_tensors_that_are_not_the_models(hf, tmp_path, change, parts):
     rewrite(hf, change)
-    refused(hf_to_megatron, hf, tmp_path / "out", str(hf), *parts)
+    rejected(hf_to_megatron, hf, tmp_path / "out", str(hf), *parts)
 
 
 def test_mixed_dtypes_go_where_a_stored_tensor_has_one(hf, tmp_path):
@@ -115,9 +115,9 @@ def test_mixed_dtypes_go_where_a_stored_tensor_has_one(hf, tmp_path):
 def test_values_that_are_no_numbers(hf, tmp_path, value):
     rewrite(hf, lambda tensors: tensors[K_PROJ][3, 4:6].fill_(value))
     parts = (K_PROJ, "model.safetensors", "holds 2 values that are infinite or no numbers")
-    refused(hf_to_megatron, hf, tmp_path / "out", *parts, "--no-check-finite")
+    rejected(hf_to_megatron, hf, tmp_path / "out", *parts, "--no-check-finite")
     hf_to_megatron(hf, tmp_path / "megatron", check_finite=False)  # bits are bits, when asked
-    refused(megatron_to_hf, tmp_path / "megatron", tmp_path / "out", K_PROJ, ".distcp", parts[2])
+    rejected(megatron_to_hf, tmp_path / "megatron", tmp_path / "out", K_PROJ, ".distcp", parts[2])
     megatron_to_hf(tmp_path / "megatron", tmp_path / "back", check_finite=False)
 
     def bits(tensors):
@@ -128,7 +128,7 @@ def test_values_that_are_no_numbers(hf, tmp_path, value):
 
 def test_values_that_do_not_fit_into_the_dtype(hf, tmp_path):
     rewrite(hf, lambda tensors: tensors[K_PROJ][0, 0].fill_(1e6))
-    refused(hf_to_megatron, hf, tmp_path / "out", K_PROJ, "too large for torch.float16", dtype=torch.float16)
+    rejected(hf_to_megatron, hf, tmp_path / "out", K_PROJ, "too large for torch.float16", dtype=torch.float16)
     hf_to_megatron(hf, tmp_path / "out", dtype=torch.bfloat16)
 
 
@@ -145,7 +145,7 @@ def test_another_architecture(hf, tmp_path, change, part):
     text = config.get("text_config", config)
     (config if "model_type" in change else text).update(change)
     (hf / "config.json").write_text(json.dumps(config))
-    refused(hf_to_megatron, hf, tmp_path / "out", part)
+    rejected(hf_to_megatron, hf, tmp_path / "out", part)
 
 
 def test_a_second_head_of_a_tied_model(tied, tmp_path):
@@ -155,10 +155,10 @@ def test_a_second_head_of_a_tied_model(tied, tmp_path):
     same = hf_to_megatron(hf, tmp_path / "same")
     assert same.weights_hash == hf_to_megatron(tied, tmp_path / "without").weights_hash
     rewrite(hf, lambda t: t["lm_head.weight"][-1, -1].add_(1))
-    refused(hf_to_megatron, hf, tmp_path / "out", "'lm_head.weight'", "says that they are tied")
+    rejected(hf_to_megatron, hf, tmp_path / "out", "'lm_head.weight'", "says that they are tied")
     for other in (torch.zeros(3, 256), torch.zeros(384, 256, dtype=torch.bfloat16)):
         rewrite(hf, lambda t, other=other: t.update({"lm_head.weight": other}))
-        refused(hf_to_megatron, hf, tmp_path / "out", "'lm_head.weight'", "says that they are tied", dry_run=True)
+        rejected(hf_to_megatron, hf, tmp_path / "out", "'lm_head.weight'", "says that they are tied", dry_run=True)
 
 
 def test_layouts_that_cannot_be(hf, tmp_path):
@@ -168,7 +168,7 @@ def test_layouts_that_cannot_be(hf, tmp_path):
         ({"pp": 2}, "3 layers are not divisible"),
         ({"vpp": 3}, "needs parallel.pp > 1"),
     ):
-        refused(hf_to_megatron, hf, tmp_path / "out", part, **layout)
+        rejected(hf_to_megatron, hf, tmp_path / "out", part, **layout)
 
 
 # --- Megatron sources ----------------------------------------------------------------------------------------------
@@ -178,11 +178,11 @@ def test_missing_and_cut_off_files(megatron, tmp_path):
     file = megatron / "__1_0.distcp"
     content = file.read_bytes()
     file.write_bytes(content[:-1])
-    refused(megatron_to_hf, megatron, tmp_path / "out", str(file), "is cut off")
+    rejected(megatron_to_hf, megatron, tmp_path / "out", str(file), "is cut off")
     file.unlink()
-    refused(megatron_to_hf, megatron, tmp_path / "out", str(file), "is missing")
+    rejected(megatron_to_hf, megatron, tmp_path / "out", str(file), "is missing")
     (megatron / "metadata.json").unlink()
-    refused(megatron_to_hf, megatron, tmp_path / "out", "is no Megatron checkpoint in the format torch_dist")
+    rejected(megatron_to_hf, megatron, tmp_path / "out", "is no Megatron checkpoint in the format torch_dist")
 
 
 def test_a_changed_bit_is_noticed_by_the_hash_or_by_the_check_sum(megatron, tmp_path):
@@ -190,9 +190,9 @@ def test_a_changed_bit_is_noticed_by_the_hash_or_by_the_check_sum(megatron, tmp_
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
-    refused(megatron_to_hf, megatron, tmp_path / "out", "have the hash xxh3-128:", "the checkpoint is damaged")
+    rejected(megatron_to_hf, megatron, tmp_path / "out", "have the hash xxh3-128:", "the checkpoint is damaged")
     (megatron / "megatron_eureka.json").unlink()  # as a checkpoint of a run or of Megatron-Core
-    refused(megatron_to_hf, megatron, tmp_path / "out", str(file), "does not have its check sum")
+    rejected(megatron_to_hf, megatron, tmp_path / "out", str(file), "does not have its check sum")
 
 
 def test_a_damaged_index(megatron, tmp_path):
@@ -200,9 +200,9 @@ def test_a_damaged_index(megatron, tmp_path):
     content = index.read_bytes()
     for damaged in (b"", content[: len(content) // 2], b"this is text", pickle.dumps({"a": 1})):
         index.write_bytes(damaged)
-        refused(megatron_to_hf, megatron, tmp_path / "out", str(index), "is missing or damaged")
+        rejected(megatron_to_hf, megatron, tmp_path / "out", str(index), "is missing or damaged")
     index.unlink()
-    refused(megatron_to_hf, megatron, tmp_path / "out", str(index), "is missing or damaged")
+    rejected(megatron_to_hf, megatron, tmp_path / "out", str(index), "is missing or damaged")
 
 
 DCP = "torch.distributed.checkpoint"
@@ -236,7 +236,7 @@ def test_an_index_that_would_run_something(megatron, tmp_path, payload):
     target = tmp_path / "owned"
     code = f"open({str(target)!r}, 'w')"
     (megatron / ".metadata").write_bytes(b"\x80\x02" + payload(code) + b".")
-    refused(megatron_to_hf, megatron, tmp_path / "out", "which is no part of the format")
+    rejected(megatron_to_hf, megatron, tmp_path / "out", "which is no part of the format")
     with pytest.raises(ValueError, match="no part of the format"):
         TorchDistReader(megatron)  # what a run and verify read it with
     assert not target.exists()
@@ -257,7 +257,7 @@ def test_an_index_that_would_run_something(megatron, tmp_path, payload):
 )
 def test_an_index_of_wrong_types(megatron, tmp_path, change, part):
     change_index(megatron, change)
-    refused(megatron_to_hf, megatron, tmp_path / "out", str(megatron / ".metadata"), part)
+    rejected(megatron_to_hf, megatron, tmp_path / "out", str(megatron / ".metadata"), part)
 
 
 def place_of(metadata, key):
@@ -281,7 +281,7 @@ def rename(metadata, old, new):
 def test_an_unknown_key_and_a_missing_one(megatron, tmp_path):
     change_index(megatron, lambda metadata: rename(metadata, NORM, "vision_model.other.weight"))
     parts = ("1 tensors are missing", NORM, "1 keys have no rule", "vision_model.other.weight")
-    refused(megatron_to_hf, megatron, tmp_path / "out", *parts)
+    rejected(megatron_to_hf, megatron, tmp_path / "out", *parts)
 
 
 def test_a_part_that_was_never_stored_or_stored_twice(megatron, tmp_path):
@@ -290,7 +290,7 @@ def test_a_part_that_was_never_stored_or_stored_twice(megatron, tmp_path):
         del metadata.storage_data[gone]
 
     change_index(megatron, drop)
-    refused(megatron_to_hf, megatron, tmp_path / "out", "linear_fc1.weight", "parts are missing or stored twice")
+    rejected(megatron_to_hf, megatron, tmp_path / "out", "linear_fc1.weight", "parts are missing or stored twice")
 
 
 def test_chunks_that_overlap(megatron, tmp_path):
@@ -305,7 +305,7 @@ def test_chunks_that_overlap(megatron, tmp_path):
         tensor.chunks[index.index] = type(chunk)(moved, chunk.sizes)
 
     change_index(megatron, shift)
-    refused(megatron_to_hf, megatron, tmp_path / "out", "word_embeddings.weight", "overlap")
+    rejected(megatron_to_hf, megatron, tmp_path / "out", "word_embeddings.weight", "overlap")
 
 
 def test_files_of_another_checkpoint(untied, converted, megatron, tmp_path):
@@ -315,7 +315,7 @@ def test_files_of_another_checkpoint(untied, converted, megatron, tmp_path):
     one, other = (tmp_path / name / "__0_0.distcp" for name in ("bf16", "fp16"))
     assert one.stat().st_size == other.stat().st_size
     shutil.copy(other, one)
-    refused(megatron_to_hf, tmp_path / "bf16", tmp_path / "out", "__0_0.distcp", "belong to another checkpoint")
+    rejected(megatron_to_hf, tmp_path / "bf16", tmp_path / "out", "__0_0.distcp", "belong to another checkpoint")
 
 
 def test_a_place_that_belongs_to_another_tensor(megatron, tmp_path):
@@ -329,7 +329,7 @@ def test_a_place_that_belongs_to_another_tensor(megatron, tmp_path):
 
     change_index(megatron, point)
     (megatron / "megatron_eureka.json").unlink()
-    refused(
+    rejected(
         megatron_to_hf, megatron, tmp_path / "out", "__0_0.distcp", "by the index it is [192, 256] of torch.float32"
     )
 
@@ -342,7 +342,7 @@ def test_a_part_that_is_stored_twice(megatron, tmp_path):
         metadata.storage_data[type(index)(NORM, chunks[1].offsets, 1)] = metadata.storage_data[index]
 
     change_index(megatron, double)
-    refused(megatron_to_hf, megatron, tmp_path / "out", NORM, "parts are missing or stored twice")
+    rejected(megatron_to_hf, megatron, tmp_path / "out", NORM, "parts are missing or stored twice")
 
 
 @pytest.mark.parametrize("checksums", [True, False])
@@ -366,7 +366,7 @@ def test_archives_may_lack_check_sums(untied, converted, tmp_path, checksums):
 def test_another_format_of_megatron_core(megatron, tmp_path):
     for content, part in (({"sharded_backend": "zarr"}, "it is stored as 'zarr'"), (5, "metadata.json is missing")):
         (megatron / "metadata.json").write_text(json.dumps(content))
-        refused(megatron_to_hf, megatron, tmp_path / "out", part)
+        rejected(megatron_to_hf, megatron, tmp_path / "out", part)
 
 
 def test_a_folder_of_checkpoints_names_them(megatron, tmp_path):
@@ -374,7 +374,7 @@ def test_a_folder_of_checkpoints_names_them(megatron, tmp_path):
     run.mkdir(parents=True)
     megatron.rename(run / "step_3")
     for folder, name in ((run, "step_3"), (run.parent, "checkpoints/step_3")):
-        refused(megatron_to_hf, folder, tmp_path / "out", f"It holds the checkpoints {name}: give one of them")
+        rejected(megatron_to_hf, folder, tmp_path / "out", f"It holds the checkpoints {name}: give one of them")
 
 
 def test_stored_dtypes_that_are_no_weights(megatron, tmp_path):
@@ -382,7 +382,7 @@ def test_stored_dtypes_that_are_no_weights(megatron, tmp_path):
         metadata.state_dict_metadata[NORM].properties.dtype = torch.int8
 
     change_index(megatron, quantise)
-    refused(megatron_to_hf, megatron, tmp_path / "out", NORM, "has dtype torch.int8")
+    rejected(megatron_to_hf, megatron, tmp_path / "out", NORM, "has dtype torch.int8")
 
 
 def test_the_small_files_of_a_checkpoint_come_from_a_checkpoint_too(converted, megatron, tmp_path):
@@ -395,7 +395,7 @@ def test_a_folder_of_equal_shapes_but_another_config(megatron, untied, tmp_path)
     config = json.loads((other / "config.json").read_text())
     config["text_config"]["rms_norm_eps"] = 1e-5
     (other / "config.json").write_text(json.dumps(config))
-    refused(megatron_to_hf, megatron, tmp_path / "out", "differ in rms_norm_eps (1e-05 and 1e-06)", like=other)
+    rejected(megatron_to_hf, megatron, tmp_path / "out", "differ in rms_norm_eps (1e-05 and 1e-06)", like=other)
     with pytest.raises(ValueError, match="describe different models"):
         verify(other, megatron)
 
@@ -412,23 +412,23 @@ def test_configs_that_are_none(hf, tmp_path):
         (good | {"text_config": good["text_config"] | {"num_hidden_layers": 3.0}}, "num_layers is 3.0"),
     ):
         (hf / "config.json").write_text(json.dumps(config))
-        refused(hf_to_megatron, hf, tmp_path / "out", "config.json", part)
+        rejected(hf_to_megatron, hf, tmp_path / "out", "config.json", part)
     (hf / "config.json").write_text("{")
-    refused(hf_to_megatron, hf, tmp_path / "out", "config.json is not valid JSON")
+    rejected(hf_to_megatron, hf, tmp_path / "out", "config.json is not valid JSON")
     (hf / "config.json").unlink()
-    refused(hf_to_megatron, hf, tmp_path / "out", str(hf), "config.json is missing")
+    rejected(hf_to_megatron, hf, tmp_path / "out", str(hf), "config.json is missing")
 
 
 def test_a_checkpoint_of_other_sizes(megatron, tmp_path):
     wider = make_model(tmp_path / "wider", hidden_size=256, num_heads=8, num_kv_heads=4, ffn_size=512)
-    refused(megatron_to_hf, megatron, tmp_path / "out", "differ in ffn_size (512 and 256)", like=wider)
+    rejected(megatron_to_hf, megatron, tmp_path / "out", "differ in ffn_size (512 and 256)", like=wider)
     shutil.rmtree(megatron / "hf")
-    refused(megatron_to_hf, megatron, tmp_path / "out", "[3, 512, 256], expected [3, 1024, 256]", like=wider)
+    rejected(megatron_to_hf, megatron, tmp_path / "out", "[3, 512, 256], expected [3, 1024, 256]", like=wider)
 
 
 def test_a_checkpoint_that_does_not_say_what_it_is(megatron, untied, tmp_path):
     shutil.rmtree(megatron / "hf")
-    refused(megatron_to_hf, megatron, tmp_path / "out", "does not say what model it is")
+    rejected(megatron_to_hf, megatron, tmp_path / "out", "does not say what model it is")
     megatron_to_hf(megatron, tmp_path / "out", like=untied)
     assert verify(tmp_path / "out", megatron).equal
 
@@ -436,6 +436,6 @@ def test_a_checkpoint_that_does_not_say_what_it_is(megatron, untied, tmp_path):
 def test_a_checkpoint_of_another_table(megatron, tmp_path):
     file = megatron / "megatron_eureka.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"table_version": 99}))
-    refused(megatron_to_hf, megatron, tmp_path / "out", "version 99 of the table of weights")
+    rejected(megatron_to_hf, megatron, tmp_path / "out", "version 99 of the table of weights")
     file.write_text("{")
-    refused(megatron_to_hf, megatron, tmp_path / "out", "megatron_eureka.json is damaged")
+    rejected(megatron_to_hf, megatron, tmp_path / "out", "megatron_eureka.json is damaged")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
+from tests.checkpoints.rejections import K_PROJ, rejected, rewrite, snapshot
 
 from megatron_eureka.checkpoints import (
     companions,
@@ -25,7 +26,6 @@ from megatron_eureka.checkpoints import (
     to_megatron,
     verify,
 )
-from tests.checkpoints.refusals import K_PROJ, refused, rewrite, snapshot
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -64,15 +64,15 @@ def test_what_is_no_model_is_not_replaced(untied, tmp_path, name):
 def test_source_and_target_lie_apart(hf, megatron):
     for convert, source in ((hf_to_megatron, hf), (megatron_to_hf, megatron)):
         for target in (source, source / "inside", source.parent):
-            refused(convert, source, target, "lie inside each other", overwrite=True)
+            rejected(convert, source, target, "lie inside each other", overwrite=True)
 
 
 def test_a_disk_that_is_too_small(hf, megatron, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(new_folder.shutil, "disk_usage", lambda folder: usage._replace(free=1_000_000))
     for convert, source in ((hf_to_megatron, hf), (megatron_to_hf, megatron)):
-        refused(convert, source, tmp_path / "out", "has 0.00 GB free, 0.01 GB are needed")
-        refused(convert, source, tmp_path / "out", "0.01 GB are needed", dry_run=True)
+        rejected(convert, source, tmp_path / "out", "has 0.00 GB free, 0.01 GB are needed")
+        rejected(convert, source, tmp_path / "out", "0.01 GB are needed", dry_run=True)
 
 
 def test_a_dry_run_writes_nothing(hf, megatron, tmp_path):

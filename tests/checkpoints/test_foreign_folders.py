@@ -6,11 +6,11 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.checkpoints.rejections import rejected, rewrite
 
 from megatron_eureka.checkpoints import check_hf_keys, companions, hf_to_megatron, megatron_to_hf, save_hf
 from megatron_eureka.families.folder import find_model_folder
 from megatron_eureka.families.source import ModelSource
-from tests.checkpoints.refusals import refused, rewrite
 
 
 def shards_without_index(folder):
@@ -36,16 +36,16 @@ def test_a_shard_that_is_missing_without_an_index_is_named(hf, tmp_path):
     for shard in (shards[0], shards[-1]):
         content = shard.read_bytes()
         shard.unlink()
-        refused(hf_to_megatron, hf, tmp_path / "out", f"{shard} is missing", f"there are {len(shards)} files")
+        rejected(hf_to_megatron, hf, tmp_path / "out", f"{shard} is missing", f"there are {len(shards)} files")
         shard.write_bytes(content)
 
 
 def test_another_file_beside_the_weights_is_refused(hf, tmp_path):
     """vLLM would load all of them, and die of the names."""
     save_file({"x": torch.ones(1)}, hf / "adapter_model.safetensors")
-    refused(hf_to_megatron, hf, tmp_path / "out", "holds adapter_model.safetensors beside model.safetensors")
+    rejected(hf_to_megatron, hf, tmp_path / "out", "holds adapter_model.safetensors beside model.safetensors")
     (hf / "model.safetensors").rename(hf / "part.safetensors")
-    refused(hf_to_megatron, hf, tmp_path / "out", "holds adapter_model.safetensors beside part.safetensors")
+    rejected(hf_to_megatron, hf, tmp_path / "out", "holds adapter_model.safetensors beside part.safetensors")
 
 
 @pytest.mark.parametrize("name", ["model.layers.0.self_attn.rotary_emb.inv_freq", "visual.rotary_pos_emb.inv_freq"])
@@ -91,7 +91,7 @@ def wrap(tensors):
 )
 def test_names_of_wrappers_and_quantised_weights_are_explained(hf, tmp_path, change, part):
     rewrite(hf, change)
-    refused(hf_to_megatron, hf, tmp_path / "out", "have no rule", part)
+    rejected(hf_to_megatron, hf, tmp_path / "out", "have no rule", part)
 
 
 def test_unknown_names_without_a_cause_are_only_named(hf):

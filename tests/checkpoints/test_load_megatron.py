@@ -15,7 +15,7 @@ from megatron_eureka.families.source import ModelSource
 from megatron_eureka.model.spec import DTYPES
 from megatron_eureka.parallel.layout import Layout
 from megatron_eureka.weights import table
-from tests.checkpoints.models import differing, refusal, save
+from tests.checkpoints.models import differing, rejection, save
 from tests.model import te_names
 from tests.model.reference import merge, run_ours
 from tests.ranks import run_ranks
@@ -112,7 +112,7 @@ def test_a_value_that_is_no_number_is_found_at_the_load(untied, tmp_path, name):
     tensors[name].view(-1)[5] = torch.nan
     save_file(tensors, hf / "model.safetensors")
     hf_to_megatron(hf, tmp_path / "checkpoint", check_finite=False)
-    (message,) = run_ranks(1, refusal, hf, Layout(), tmp_path / "checkpoint")
+    (message,) = run_ranks(1, rejection, hf, Layout(), tmp_path / "checkpoint")
     assert repr(name) in message and "holds 1 values that are infinite or no numbers" in message
 
 
@@ -121,9 +121,9 @@ def copy(checkpoint, tmp_path):
     return shutil.copytree(checkpoint, tmp_path / "copy")
 
 
-def refused(hf, folder, *parts, axis="tp"):
+def rejected(hf, folder, *parts, axis="tp"):
     """Both ranks refuse the checkpoint, and say all parts and which folder."""
-    for message in run_ranks(2, refusal, hf, Layout(**{axis: 2}), folder):
+    for message in run_ranks(2, rejection, hf, Layout(**{axis: 2}), folder):
         for part in (str(folder), *parts):
             assert part in message, message
 
@@ -146,7 +146,7 @@ def test_nothing_in_a_checkpoint_is_run(untied, tmp_path, monkeypatch):
     check(untied, Layout(tp=2), folder)
     assert not trap.file.exists()
     torch.save(trap, folder / "common.pt")
-    refused(untied, folder, "common.pt is missing or damaged")
+    rejected(untied, folder, "common.pt is missing or damaged")
     assert not trap.file.exists()
 
 
@@ -156,34 +156,34 @@ def test_a_missing_a_cut_off_and_a_damaged_file_are_named(untied, copy):
     file = copy / place.relative_path
     content, end = file.read_bytes(), place.offset + place.length
     file.write_bytes(content[: end - 100] + bytes(100) + content[end:])
-    refused(untied, copy, file.name, "is damaged", "Copy the checkpoint again")
+    rejected(untied, copy, file.name, "is damaged", "Copy the checkpoint again")
     file.write_bytes(content[:-100])
-    refused(untied, copy, file.name, "is cut off")
+    rejected(untied, copy, file.name, "is cut off")
     file.unlink()
-    refused(untied, copy, file.name, "is missing")
+    rejected(untied, copy, file.name, "is missing")
 
 
 def test_a_missing_or_damaged_file_of_plain_objects_is_named(untied, copy):
     (copy / "common.pt").write_bytes(b"this is text")
-    refused(untied, copy, "common.pt is missing or damaged")
+    rejected(untied, copy, "common.pt is missing or damaged")
     (copy / "common.pt").unlink()
-    refused(untied, copy, "common.pt is missing or damaged: [Errno 2]")
+    rejected(untied, copy, "common.pt is missing or damaged: [Errno 2]")
 
 
 def test_a_checkpoint_of_another_model_is_refused_by_all_ranks(untied, checkpoint, tmp_path):
     wider = make_model(tmp_path / "wider", **SIZES | {"ffn_size": 512})
-    refused(wider, checkpoint, "linear_fc1.weight", "[4, 512, 256], expected [4, 1024, 256]")
+    rejected(wider, checkpoint, "linear_fc1.weight", "[4, 512, 256], expected [4, 1024, 256]")
     deeper = make_model(tmp_path / "deeper", **SIZES | {"num_layers": 8})
-    refused(deeper, checkpoint, "[4, 256], expected [8, 256]")
+    rejected(deeper, checkpoint, "[4, 256], expected [8, 256]")
     # the head is on the last stage alone; the first one refuses as well, or it would wait there
     tied = write(make_model(tmp_path / "tied", tied=True, **SIZES), Layout(), tmp_path / "checkpoint")
-    refused(untied, tied, "language_model.output_layer.weight", axis="pp")
+    rejected(untied, tied, "language_model.output_layer.weight", axis="pp")
 
 
 def test_a_checkpoint_of_another_table_is_refused(untied, copy):
     file = copy / "megatron_eureka.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"table_version": 99}))
-    refused(untied, copy, "version 99 of the table")
+    rejected(untied, copy, "version 99 of the table")
     file.unlink()  # written by Megatron-Core alone
     check(untied, Layout(), copy)
 
@@ -199,6 +199,6 @@ def test_a_changed_bit_is_refused_by_all_ranks(untied, tmp_path, hashed):
     content = bytearray(file.read_bytes())
     content[len(content) // 2 + 5000] ^= 1  # well inside the 256 KiB of a chunk
     file.write_bytes(content)
-    messages = run_ranks(2, refusal, untied, Layout(tp=2), folder)
+    messages = run_ranks(2, rejection, untied, Layout(tp=2), folder)
     assert messages[0] == messages[1]
     assert ("have the hash" if hashed else f"{file} is damaged") in messages[0]

@@ -15,10 +15,10 @@ from qwen_vl_utils.vision_process import to_rgb
 from megatron_eureka.config.schema import Data
 from megatron_eureka.data.decoding import on_white
 from megatron_eureka.data.images import ImageStore
-from tests.data.pictures import drawing_in, triangle
+from tests.data.images import drawing_in, triangle
 
 
-def picture(width, height, seed=0, mode="RGB"):
+def image(width, height, seed=0, mode="RGB"):
     channels = len(mode) if mode != "L" else 0
     shape = (height, width, channels) if channels else (height, width)
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8), mode)
@@ -44,7 +44,7 @@ def make_store(processor, min_pixels=784, max_pixels=640 * 784, **options):
     ],
 )
 def test_grids_by_hand(processor, tmp_path, size, grid):
-    (tmp_path / "a.png").write_bytes(png(picture(*size)))
+    (tmp_path / "a.png").write_bytes(png(image(*size)))
     store = make_store(processor)
     key = store.add("a.png", tmp_path)
     assert key.grid_thw == grid and key.num_tokens == grid[1] * grid[2] // 4
@@ -54,8 +54,8 @@ def test_grids_by_hand(processor, tmp_path, size, grid):
 
 @pytest.mark.parametrize("size", [(28, 28), (100, 61), (5, 9), (1000, 900), (2000, 11), (31, 1400)])
 def test_the_models_processor_has_nothing_to_resize(processor, tmp_path, size):
-    """Same tokens and the same pixels, bit for bit, whether transformers may resize our picture or not."""
-    (tmp_path / "a.png").write_bytes(png(picture(*size)))
+    """Same tokens and the same pixels, bit for bit, whether transformers may resize our image or not."""
+    (tmp_path / "a.png").write_bytes(png(image(*size)))
     store = make_store(processor)
     key = store.add("a.png", tmp_path)
     bounds = {"shortest_edge": 784, "longest_edge": 640 * 784}
@@ -67,7 +67,7 @@ def test_the_models_processor_has_nothing_to_resize(processor, tmp_path, size):
 
 
 def test_pixels_by_hand(processor, tmp_path):
-    """A picture of one colour: every value of a channel is (level / 255 - mean) / std."""
+    """An image of one colour: every value of a channel is (level / 255 - mean) / std."""
     Image.new("RGB", (28, 28), (0, 128, 255)).save(tmp_path / "a.png")
     store = make_store(processor)
     rows = store.pixels(store.add("a.png", tmp_path)).view(4, 3, 2, 14, 14)  # patches, channels, frames, height, width
@@ -79,7 +79,7 @@ def test_pixels_by_hand(processor, tmp_path):
 
 
 def test_all_kinds_of_sources_give_one_key(processor, tmp_path):
-    data = png(picture(56, 28))
+    data = png(image(56, 28))
     (tmp_path / "a.png").write_bytes(data)
     store = make_store(processor)
     uri = "data:image/png;base64," + base64.b64encode(data).decode()
@@ -90,11 +90,11 @@ def test_all_kinds_of_sources_give_one_key(processor, tmp_path):
     assert make_store(processor, min_pixels=3136).add(uri).digest != store.add(uri).digest  # other bounds, other key
 
 
-def test_each_picture_is_decoded_once_in_bounded_memory(processor, tmp_path):
+def test_each_image_is_decoded_once_in_bounded_memory(processor, tmp_path):
     store = make_store(processor, cache_mib=1)
     keys = []
     for number in range(5):  # 0.43 MB each when resized: two of them fit into 1 MiB
-        (tmp_path / f"{number}.png").write_bytes(png(picture(392, 364, seed=number)))
+        (tmp_path / f"{number}.png").write_bytes(png(image(392, 364, seed=number)))
         keys.append(store.add(f"{number}.png", tmp_path))
     first = [np.asarray(store.image(key)) for key in keys]
     second = [np.asarray(store.image(key)) for key in keys]
@@ -103,12 +103,12 @@ def test_each_picture_is_decoded_once_in_bounded_memory(processor, tmp_path):
     store.image(keys[-1])
     assert store.counters["memory_hits"] == 1
     assert store._cached_bytes == 2 * 392 * 364 * 3
-    np.testing.assert_array_equal(first[0], np.asarray(picture(392, 364, seed=0)))  # multiples of 28 stay as they are
+    np.testing.assert_array_equal(first[0], np.asarray(image(392, 364, seed=0)))  # multiples of 28 stay as they are
 
 
 def test_ranks_can_share_the_spill_folder(processor, tmp_path):
-    (tmp_path / "a.png").write_bytes(png(picture(392, 364)))
-    (tmp_path / "b.png").write_bytes(png(picture(644, 644)))
+    (tmp_path / "a.png").write_bytes(png(image(392, 364)))
+    (tmp_path / "b.png").write_bytes(png(image(644, 644)))
     stores = [make_store(processor, cache_mib=1, spill_dir=tmp_path / "spill") for _ in range(2)]
     for store in stores:
         a, b = store.add("a.png", tmp_path), store.add("b.png", tmp_path)
@@ -117,9 +117,9 @@ def test_ranks_can_share_the_spill_folder(processor, tmp_path):
     assert sorted(file.name for file in (tmp_path / "spill").iterdir()) == sorted([a.digest, b.digest])
 
 
-def test_nodes_that_spill_one_picture_at_once_do_not_take_each_others_file(processor, tmp_path, monkeypatch):
+def test_nodes_that_spill_one_image_at_once_do_not_take_each_others_file(processor, tmp_path, monkeypatch):
     """Two stores of one process id, as containers of two nodes have: the second spills within the first one's write."""
-    (tmp_path / "a.png").write_bytes(png(picture(448, 448)))
+    (tmp_path / "a.png").write_bytes(png(image(448, 448)))
     first, second = (make_store(processor, spill_dir=tmp_path / "spill") for _ in range(2))
     key = first.add("a.png", tmp_path)
     assert second.add("a.png", tmp_path) == key
@@ -140,7 +140,7 @@ def test_nodes_that_spill_one_picture_at_once_do_not_take_each_others_file(proce
     assert (tmp_path / "spill" / key.digest).stat().st_size == 448 * 448 * 3
 
 
-def test_transparent_pictures_get_a_white_ground(processor, tmp_path):
+def test_transparent_images_get_a_white_ground(processor, tmp_path):
     Image.new("RGBA", (28, 28), (0, 0, 0, 0)).save(tmp_path / "a.png")
     store = make_store(processor)
     assert store.image(store.add("a.png", tmp_path)).getpixel((3, 3)) == (255, 255, 255)
@@ -170,7 +170,7 @@ def test_one_level_that_stands_for_nothing_is_white(processor, tmp_path):
 
 
 def test_rgba_has_the_pixels_of_qwens_own_function(processor, tmp_path):
-    data = png(picture(100, 61, mode="RGBA"))
+    data = png(image(100, 61, mode="RGBA"))
     (tmp_path / "a.png").write_bytes(data)
     theirs = fetch_image({"image": Image.open(BytesIO(data)), "min_pixels": 784, "max_pixels": 640 * 784})
     store = make_store(processor)
@@ -181,25 +181,25 @@ def test_rgba_has_the_pixels_of_qwens_own_function(processor, tmp_path):
 def test_an_orientation_in_exif_is_not_applied_as_in_qwens_own_function(processor, tmp_path):
     exif = Image.Exif()
     exif[274] = 6  # turn by 90 degrees
-    picture(56, 28).save(tmp_path / "a.png", exif=exif)
+    image(56, 28).save(tmp_path / "a.png", exif=exif)
     store = make_store(processor)
     theirs = fetch_image({"image": str(tmp_path / "a.png"), "min_pixels": 784, "max_pixels": 640 * 784})
     assert store.image(store.add("a.png", tmp_path)).size == theirs.size == (56, 28)
 
 
 def test_bad_sources_are_named(processor, tmp_path):
-    data = png(picture(56, 56))
-    (tmp_path / "text.png").write_text("no picture")
+    data = png(image(56, 56))
+    (tmp_path / "text.png").write_text("no image")
     (tmp_path / "cut.png").write_bytes(data[: len(data) // 2])
     buffer = BytesIO()
-    picture(600, 600).save(buffer, "JPEG")
+    image(600, 600).save(buffer, "JPEG")
     (tmp_path / "cut.jpg").write_bytes(buffer.getvalue()[:5000])
-    (tmp_path / "thin.png").write_bytes(png(picture(900, 3)))
+    (tmp_path / "thin.png").write_bytes(png(image(900, 3)))
     store = make_store(processor)
     for source, part in [
         ("gone.png", "No such file"),
-        ("text.png", "not a readable picture"),
-        ("cut.png", "not a readable picture"),
+        ("text.png", "not a readable image"),
+        ("cut.png", "not a readable image"),
         ("thin.png", "aspect ratio"),
         ("https://a.b/c.png", "Download it"),
         ("data:image/png;base64,@@@", "not valid base64"),
@@ -209,26 +209,26 @@ def test_bad_sources_are_named(processor, tmp_path):
             store.add(source, tmp_path)
         assert source[:20] in str(error.value)
     key = store.add("cut.jpg", tmp_path)  # its header is fine
-    with pytest.raises(ValueError, match="cut.jpg is not a readable picture"):
+    with pytest.raises(ValueError, match="cut.jpg is not a readable image"):
         store.image(key)
-    with pytest.raises(ValueError, match="cut.jpg is not a readable picture"):
+    with pytest.raises(ValueError, match="cut.jpg is not a readable image"):
         make_store(processor, verify=True).add("cut.jpg", tmp_path)
 
 
 def test_changed_files_and_unknown_keys_are_refused(processor, tmp_path):
-    (tmp_path / "a.png").write_bytes(png(picture(28, 28)))
+    (tmp_path / "a.png").write_bytes(png(image(28, 28)))
     store = make_store(processor)
     key = store.add("a.png", tmp_path)
     with pytest.raises(ValueError, match="not in this store"):
         make_store(processor).image(key)
-    (tmp_path / "a.png").write_bytes(png(picture(28, 28, seed=1)))
+    (tmp_path / "a.png").write_bytes(png(image(28, 28, seed=1)))
     with pytest.raises(ValueError, match="changed since"):
         store.image(key)
 
 
 def test_bounds_that_resize_twice_are_refused(processor, tmp_path):
     """40 x 40 pixels between 1200 and 1500: 1 x 1 block (784) is too small, 2 x 1 (1568) too large."""
-    (tmp_path / "a.png").write_bytes(png(picture(40, 40)))
+    (tmp_path / "a.png").write_bytes(png(image(40, 40)))
     with pytest.raises(ValueError, match="resize again"):
         make_store(processor, min_pixels=1200, max_pixels=1500).add("a.png", tmp_path)
 

@@ -12,7 +12,7 @@ from megatron_eureka.types import ImageKey, Prompt
 
 IMAGE = 9
 INFO = replace(PUBLISHED["Qwen/Qwen2.5-VL-7B-Instruct"], image_token_id=IMAGE)
-PICTURE = ImageKey(digest="a", grid_thw=(1, 2, 4), num_tokens=2)
+KEY = ImageKey(digest="a", grid_thw=(1, 2, 4), num_tokens=2)
 
 
 def prompt(*token_ids: int, images=()) -> Prompt:
@@ -20,7 +20,7 @@ def prompt(*token_ids: int, images=()) -> Prompt:
 
 
 def test_a_row_of_two_groups_by_hand():
-    first = Item(prompt(1, IMAGE, IMAGE, 2, images=[PICTURE]), ((11, 12), (13,)), (0, 1))
+    first = Item(prompt(1, IMAGE, IMAGE, 2, images=[KEY]), ((11, 12), (13,)), (0, 1))
     second = Item(prompt(3), ((14, 15, 16),), (2,))
     row = pack([first, second], length=12, info=INFO)
     assert row.token_ids.tolist() == [1, 9, 9, 2, 11, 12, 13, 3, 14, 15, 16, 0]
@@ -37,7 +37,7 @@ def test_a_row_of_two_groups_by_hand():
     assert row.predict_index.tolist() == [3, 4, 3, 7, 8, 9]
     assert row.targets.tolist() == [11, 12, 13, 14, 15, 16]
     assert row.sample_index.tolist() == [0, 0, 1, 2, 2, 2]
-    assert row.image_index.tolist() == [1, 2] and row.images == (PICTURE,)
+    assert row.image_index.tolist() == [1, 2] and row.images == (KEY,)
     # the image is 1 x 2 merged patches at position 1; both responses go on from position 4; the next prompt restarts
     assert row.positions[2].tolist() == [0, 1, 2, 3, 4, 5, 4, 0, 1, 2, 3, 0]
     assert row.positions[1].tolist() == [0, 1, 1, 3, 4, 5, 4, 0, 1, 2, 3, 0]

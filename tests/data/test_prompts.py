@@ -48,8 +48,8 @@ def reference(processor, messages, images):
 def test_tokens_are_those_of_one_processor_call(folder, processor, names):
     messages = question(*(f"{name}.png" for name in names))
     prompt = load(folder, processor, line(message=messages)).prompts[0]
-    pictures = [Image.open(folder / f"{name}.png") for name in names]
-    assert prompt.token_ids == reference(processor, messages, pictures)
+    images = [Image.open(folder / f"{name}.png") for name in names]
+    assert prompt.token_ids == reference(processor, messages, images)
     assert prompt.engine_token_ids.count(processor.image_token_id) == len(prompt.images) == len(names)
     assert expand(prompt.engine_token_ids, prompt.images, processor.image_token_id) == prompt.token_ids
     # 28 x 28 pixels are a token: 1 x 1, 2 x 1, and 150 x 90 rounds to 5 x 3
@@ -149,7 +149,7 @@ BAD = [
         "'messages' is of another layout: run `megatron-eureka data",
     ),
     ("bad_image", line(message=question("gone.png")), "gone.png: No such file"),
-    ("bad_image", line(message=question("data.jsonl")), "not a readable picture"),
+    ("bad_image", line(message=question("data.jsonl")), "not a readable image"),
     ("bad_label", line(answer=None), "string or a number"),
     ("bad_label", line(answer=["3"]), "string or a number"),
     ("bad_label", line(answer=True), "string or a number"),

@@ -3,7 +3,7 @@
 import json
 
 from megatron_eureka.config.schema import ANSWER_PROMPT
-from tests.data.pictures import encoded, triangle
+from tests.data.images import encoded, triangle
 
 ONE, TWO = (encoded(triangle(seed)) for seed in (1, 2))
 THOUGHT = "<think>2 * 3</think><answer>6</answer>"

@@ -55,7 +55,7 @@ def test_the_samples_are_read_from_their_folders(name, tmp_path):
     ],
 )
 def test_a_table_and_its_other_form_are_the_same_questions(name, file, tmp_path):
-    one, two = by_id(name, picture_folder=tmp_path), by_id(name, SAMPLES / name / file)
+    one, two = by_id(name, image_folder=tmp_path), by_id(name, SAMPLES / name / file)
     assert list(one) == list(two)
     for item, other in zip(one.values(), two.values(), strict=True):
         assert question_text(item) == question_text(other)
@@ -84,7 +84,7 @@ def test_mathverse():
     assert [items[str(n)].subsets["version"][0] for n in range(1, 7)] == [
         *("Text Dominant", "Text Lite", "Text Intensive", "Vision Intensive", "Vision Dominant", "Vision Only")
     ]
-    # the question stands in the picture, its options are known all the same
+    # the question stands in the image, its options are known all the same
     assert question_text(items["6"]).startswith("<image>\nAnswer the question that is shown in the picture.")
     assert items["6"].question.choices == ("6", "9", "12", "3")
     text_only = by_id("mathverse", SAMPLES / "mathverse" / "testmini_text_only.json")
@@ -95,7 +95,7 @@ def test_mathverse():
 def test_mathvision():
     items = by_id("mathvision")
     assert (items["3"].gold, items["3"].question) == (("C",), Question("choice", ("4", "8", "12", "16")))
-    assert items["2"].question.choices == () and "(A)" not in question_text(items["2"])  # labels of the picture
+    assert items["2"].question.choices == () and "(A)" not in question_text(items["2"])  # labels of the image
     assert (items["4"].question.kind, items["4"].gold) == ("free", ("\\frac{1}{3}",))
     assert items["4"].subsets == {"subject": ("arithmetic",), "level": ("3",)}
 
@@ -151,12 +151,12 @@ MALFORMED = [
     ("mathvista", {"answer_type": "float", "precision": "two"}, "answer"),
     ("mathvista", {"question_type": "multi_choice", "choices": ["1", "2"]}, "choices"),
     ("mathvista", {"question_type": "multi_choice", "choices": "3"}, "choices"),
-    ("mathvista", {"image": "missing.png"}, "picture"),
-    ("mathvista", {"image": "torn.png"}, "picture"),
-    ("mathvista", {"image": None}, "picture"),
-    ("mathvista", {"image": 7}, "picture"),
+    ("mathvista", {"image": "missing.png"}, "image"),
+    ("mathvista", {"image": "torn.png"}, "image"),
+    ("mathvista", {"image": None}, "image"),
+    ("mathvista", {"image": 7}, "image"),
     ("mathverse", {"question": "", "image": ""}, "question"),
-    ("mathverse", {"image": "", "problem_version": "Vision Only"}, "picture"),
+    ("mathverse", {"image": "", "problem_version": "Vision Only"}, "image"),
     ("mathverse", {"question_type": "multi-choice", "answer": "three"}, "answer"),
     ("mathvision", {"options": ["1", "2"], "answer": "C"}, "answer"),
     ("mathvision", {"options": {"A": 1}}, "choices"),
@@ -165,9 +165,9 @@ MALFORMED = [
     ("olympiadbench", {"error": "small"}, "answer"),
     ("olympiadbench", {"error": "1,2,3"}, "answer"),
     ("olympiadbench", {"error": "nan"}, "answer"),
-    ("olympiadbench", {"question": "See <image_2>."}, "picture"),
+    ("olympiadbench", {"question": "See <image_2>."}, "image"),
     ("k12", {"answer": None}, "answer"),
-    ("k12", {"image_path": ["1.png", "missing.png"]}, "picture"),
+    ("k12", {"image_path": ["1.png", "missing.png"]}, "image"),
     ("jsonl", {"message": "no turns"}, "question"),
     ("jsonl", {"message": [{"role": "assistant", "content": "Q"}]}, "question"),
     ("jsonl", {"answer": None}, "answer"),
@@ -177,7 +177,7 @@ MALFORMED = [
 @pytest.fixture
 def folder(tmp_path):
     Image.new("RGB", (28, 28)).save(tmp_path / "1.png")
-    (tmp_path / "torn.png").write_bytes(b"no picture")
+    (tmp_path / "torn.png").write_bytes(b"no image")
     return tmp_path
 
 
@@ -200,8 +200,8 @@ def test_lines_that_are_no_rows_are_counted(folder):
 
 @pytest.mark.parametrize("change", [{}, {"image": None}])
 def test_a_file_without_a_good_row_is_refused(tmp_path, change):
-    file = write(tmp_path / "rows.jsonl", [{**VISTA, **change}])  # there is no picture beside it
-    with pytest.raises(ValueError, match="no usable row for mathvista.*picture"):
+    file = write(tmp_path / "rows.jsonl", [{**VISTA, **change}])  # there is no image beside it
+    with pytest.raises(ValueError, match="no usable row for mathvista.*image"):
         load_benchmark("mathvista", file)
 
 
@@ -237,25 +237,25 @@ def test_shards_are_one_table_and_a_limit_stops_early(tmp_path):
     assert list(by_id("mathvision", tmp_path, limit=5)) == ["1", "2", "3", "4", "5"]
 
 
-def test_pictures_in_a_table_become_files_once(tmp_path):
-    by_id("mathvista", picture_folder=tmp_path)
+def test_images_in_a_table_become_files_once(tmp_path):
+    by_id("mathvista", image_folder=tmp_path)
     names = sorted(path.name for path in tmp_path.iterdir())
-    assert len(names) == 3  # eight rows, three pictures
-    by_id("mathvista", picture_folder=tmp_path)
+    assert len(names) == 3  # eight rows, three images
+    by_id("mathvista", image_folder=tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == names
 
 
-def test_pictures_may_be_base64(tmp_path):
+def test_images_may_be_base64(tmp_path):
     buffer = BytesIO()
     Image.new("RGB", (28, 28)).save(buffer, "PNG")
     text = base64.b64encode(buffer.getvalue()).decode()
     rows = [{**K12, "image_path": text}, {**K12, "id": 2, "image_path": f"data:image/png;base64,{text}"}]
-    items = by_id("k12", write(tmp_path / "rows.jsonl", rows), picture_folder=tmp_path / "images")
+    items = by_id("k12", write(tmp_path / "rows.jsonl", rows), image_folder=tmp_path / "images")
     sources = {item.messages[0]["content"][0]["image"] for item in items.values()}
     assert len(sources) == 1 and Image.open(sources.pop()).size == (28, 28)
 
 
-def test_pictures_stand_where_the_text_names_them():
+def test_images_stand_where_the_text_names_them():
     (turn,) = user_turn(
         "See <image_2> and <image_1>; again <image_2>.", {"<image_1>": "a", "<image_2>": "b", "<x>": "c"}
     )
@@ -292,7 +292,7 @@ def test_the_samples_in_the_repository_are_what_the_generator_writes(tmp_path):
     written = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file())
     assert written == sorted(path.relative_to(SAMPLES) for path in SAMPLES.rglob("*") if path.is_file())
     for name in written:
-        if name.suffix == ".parquet":  # bytes of tables and pictures differ with the versions of pyarrow and Pillow
+        if name.suffix == ".parquet":  # bytes of tables and images differ with the versions of pyarrow and Pillow
             tables = [pyarrow.parquet.read_table(folder / name) for folder in (tmp_path, SAMPLES)]
             kept = [column for column in tables[0].column_names if not column.startswith(("image", "decoded"))]
             assert tables[0].select(kept).equals(tables[1].select(kept))

@@ -1,4 +1,4 @@
-"""Broken files: whatever PIL raises is one error that names the picture, and bytes that are no UTF-8 name the file."""
+"""Broken files: whatever PIL raises is one error that names the image, and bytes that are no UTF-8 name the file."""
 
 import json
 import os
@@ -10,17 +10,17 @@ from PIL import features
 
 from megatron_eureka.config.load import load_config
 from megatron_eureka.config.schema import Data
-from megatron_eureka.data import picture_files
+from megatron_eureka.data import image_files
 from megatron_eureka.data.bad_row import BadRow
 from megatron_eureka.data.images import ImageStore
 from megatron_eureka.data.prompts import load_prompts
 from megatron_eureka.datasets.check import check_files
 from megatron_eureka.datasets.convert import Conversion, convert_row
 from megatron_eureka.datasets.fingerprint import fingerprint
+from megatron_eureka.datasets.images import ImageFolder
 from megatron_eureka.datasets.items import read_other_items
-from megatron_eureka.datasets.pictures import PictureFolder
 from megatron_eureka.datasets.tables import Row, read_table
-from tests.data.pictures import encoded, triangle
+from tests.data.images import encoded, triangle
 
 
 def dds():
@@ -42,14 +42,14 @@ def avif():
 @pytest.mark.parametrize("broken", [dds, avif])
 def test_errors_of_any_format_are_one(processor, tmp_path, broken):
     data = broken()
-    with pytest.raises(ValueError, match="not a readable picture"):
+    with pytest.raises(ValueError, match="not a readable image"):
         fingerprint(data)
-    with pytest.raises(BadRow, match="not a readable picture") as error:
-        PictureFolder(tmp_path).copy(data, [tmp_path])
-    assert error.value.kind == "picture" and not list(tmp_path.iterdir())
+    with pytest.raises(BadRow, match="not a readable image") as error:
+        ImageFolder(tmp_path).copy(data, [tmp_path])
+    assert error.value.kind == "image" and not list(tmp_path.iterdir())
     (tmp_path / "broken").write_bytes(data)
     store = ImageStore(processor.image_processor, 784, 640 * 784, verify=True)
-    with pytest.raises(ValueError, match="broken is not a readable picture"):
+    with pytest.raises(ValueError, match="broken is not a readable image"):
         store.add("broken", tmp_path)
 
 
@@ -77,7 +77,7 @@ def test_options_that_are_no_utf_8_name_their_file(tmp_path):
 
 
 def readers(folder, processor):
-    """Everybody who reads the path of a picture, by name: a function of the path that raises or reports."""
+    """Everybody who reads the path of an image, by name: a function of the path that raises or reports."""
     store = ImageStore(processor.image_processor, 784, 640 * 784)
     turn = [{"role": "user", "content": [{"type": "image", "image": "PATH"}, {"type": "text", "text": "?"}]}]
 
@@ -106,7 +106,7 @@ def readers(folder, processor):
         "check": check,
         "against": against,
         "convert": row,
-        "evaluation": lambda path: PictureFolder(None).source(path, [folder]),
+        "evaluation": lambda path: ImageFolder(None).source(path, [folder]),
     }
 
 
@@ -114,7 +114,7 @@ READERS = ("training", "check", "against", "convert", "evaluation")
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_paths_that_lead_to_no_picture_are_refused_by_every_reader_in_the_same_words(
+def test_paths_that_lead_to_no_image_are_refused_by_every_reader_in_the_same_words(
     processor, tmp_path, monkeypatch, reader
 ):
     os.mkfifo(tmp_path / "pipe")
@@ -123,7 +123,7 @@ def test_paths_that_lead_to_no_picture_are_refused_by_every_reader_in_the_same_w
     (tmp_path / "large.png").write_bytes(bytes(1001))
     (tmp_path / "text.png").write_text("nothing")
     (tmp_path / "most.png").write_bytes(encoded(triangle(1, (28, 28))))
-    monkeypatch.setattr(picture_files, "MAX_BYTES", 1000)
+    monkeypatch.setattr(image_files, "MAX_BYTES", 1000)
     read = readers(tmp_path, processor)[reader]
     for path, says in (
         ("/dev/zero", "/dev/zero is no regular file"),
@@ -134,7 +134,7 @@ def test_paths_that_lead_to_no_picture_are_refused_by_every_reader_in_the_same_w
     ):
         with pytest.raises(ValueError, match=says):
             read(path)
-    with pytest.raises(ValueError, match="text.png'? is not a readable picture: no format that Pillow knows") as error:
+    with pytest.raises(ValueError, match="text.png'? is not a readable image: no format that Pillow knows") as error:
         read("text.png")
     assert "BytesIO" not in str(error.value)
     if reader in ("training", "convert", "evaluation"):
@@ -144,11 +144,11 @@ def test_paths_that_lead_to_no_picture_are_refused_by_every_reader_in_the_same_w
 @pytest.mark.parametrize("name", ["a\0b", "\ud83d.png", "x" * 5000])
 def test_names_that_no_file_can_have(tmp_path, name):
     with pytest.raises(ValueError, match=r"is no name of a file|File name too long"):
-        picture_files.read_picture_file(f"{tmp_path}/{name}")
+        image_files.read_image_file(f"{tmp_path}/{name}")
 
 
 def test_files_without_a_size_are_bounded_too(monkeypatch):
     """Files of /proc say that they are empty."""
-    monkeypatch.setattr(picture_files, "MAX_BYTES", 10)
+    monkeypatch.setattr(image_files, "MAX_BYTES", 10)
     with pytest.raises(ValueError, match="is larger than"):
-        picture_files.read_picture_file("/proc/self/status")
+        image_files.read_image_file("/proc/self/status")

@@ -11,8 +11,8 @@ from megatron_eureka.config.schema import Data
 from megatron_eureka.data.images import ImageStore
 from megatron_eureka.data.prompts import load_prompts
 from megatron_eureka.datasets.check import TokenCounter, check_files, describe
-from megatron_eureka.datasets.fingerprint import fingerprint, look_alikes, normalise_text
-from tests.data.pictures import drawing_in, encoded, triangle
+from megatron_eureka.datasets.fingerprint import fingerprint, look_alikes, normalize_text
+from tests.data.images import drawing_in, encoded, triangle
 
 
 def judge(labels):
@@ -20,12 +20,12 @@ def judge(labels):
 
 
 class Folder:
-    """Writes pictures and JSONL files."""
+    """Writes images and JSONL files."""
 
     def __init__(self, path):
         self.path = path
 
-    def picture(self, name, seed, kind="PNG", **options):
+    def image(self, name, seed, kind="PNG", **options):
         (self.path / name).write_bytes(encoded(triangle(seed), kind, **options))
         return name
 
@@ -40,8 +40,8 @@ def folder(tmp_path):
     return Folder(tmp_path)
 
 
-def line(text, answer, *pictures, **more):
-    parts = [{"type": "image", "image": picture} for picture in pictures] + [{"type": "text", "text": text}]
+def line(text, answer, *images, **more):
+    parts = [{"type": "image", "image": image} for image in images] + [{"type": "text", "text": text}]
     return {
         "message": [{"role": "system", "content": "S"}, {"role": "user", "content": parts}],
         "answer": answer,
@@ -54,9 +54,9 @@ def found(report):
 
 
 def test_a_sound_file_has_no_problems(folder, processor):
-    pictures = [folder.picture(f"{seed}.png", seed) for seed in range(3)]
-    lines = [line(f"Question {i}?", i, picture) for i, picture in enumerate(pictures)]
-    path = folder.file("train.jsonl", *lines, line("No picture here", "4"))
+    images = [folder.image(f"{seed}.png", seed) for seed in range(3)]
+    lines = [line(f"Question {i}?", i, image) for i, image in enumerate(images)]
+    path = folder.file("train.jsonl", *lines, line("No image here", "4"))
     options = Data()
     report = check_files([path], judge, count_tokens=TokenCounter(processor, options.min_pixels, options.max_pixels))
     assert report.problems == [] and (report.lines, report.read) == (4, 4)
@@ -70,7 +70,7 @@ def test_a_sound_file_has_no_problems(folder, processor):
 
 
 def test_faults_of_single_lines_are_named_with_file_and_line(folder):
-    good = folder.picture("good.png", 1)
+    good = folder.image("good.png", 1)
     (folder.path / "torn.png").write_bytes(encoded(triangle(2))[:300])
     path = folder.file(
         "train.jsonl",
@@ -91,14 +91,14 @@ def test_faults_of_single_lines_are_named_with_file_and_line(folder):
     )
     report = check_files([path], judge)
     assert found(report) == [
-        *(("json", 2), ("message", 3), ("message", 4), ("picture", 5), ("picture", 7)),
+        *(("json", 2), ("message", 3), ("message", 4), ("image", 5), ("image", 7)),
         *(("answer", 8), ("answer", 9), ("answer", 10), ("message", 12), ("text", 14), ("label", 11)),
     ]
     assert all(problem.place.startswith(str(path)) and problem.reason for problem in report.problems)
-    assert "missing.png" in report.problems[3].reason and "not a readable picture" in report.problems[4].reason
+    assert "missing.png" in report.problems[3].reason and "not a readable image" in report.problems[4].reason
     assert (report.lines, report.read, report.answers["parse_rate"]) == (13, 3, 0.5)
     assert report.answers["without"] == 1
-    assert report.counts == {"json": 1, "message": 3, "picture": 2, "answer": 3, "text": 1, "label": 1}
+    assert report.counts == {"json": 1, "message": 3, "image": 2, "answer": 3, "text": 1, "label": 1}
     assert json.loads(json.dumps(report.as_dict()))["counts"] == report.counts
 
 
@@ -163,13 +163,13 @@ def turns(*contents, role="user"):
         (turns(" \n"), "empty"),
         (turns([]), "empty"),
         (turns([{"type": "text", "text": " "}]), "empty"),
-        (turns("What is in <image>?") | {"image": "0.png"}, "<image> in a text, but no picture"),
+        (turns("What is in <image>?") | {"image": "0.png"}, "<image> in a text, but no image"),
         (turns("What is in <image1> and <image_2>?"), "<image1>, <image_2> in a text"),
     ],
 )
 def test_prompts_that_ask_nothing_or_tell_the_answer_are_refused(folder, processor, one, says):
     """By checking and by training, with the same words."""
-    folder.picture("0.png", 0)
+    folder.image("0.png", 0)
     path = folder.file("train.jsonl", line("Good?", "1"), one)
     report = check_files([path], judge)
     assert found(report) == [("message", 2)] and says in report.problems[0].reason
@@ -179,8 +179,8 @@ def test_prompts_that_ask_nothing_or_tell_the_answer_are_refused(folder, process
     assert report.problems[0].reason in str(error.value)
 
 
-def test_placeholders_are_counted_against_the_pictures(folder):
-    one, two = folder.picture("0.png", 0), folder.picture("1.png", 1)
+def test_placeholders_are_counted_against_the_images(folder):
+    one, two = folder.image("0.png", 0), folder.image("1.png", 1)
     path = folder.file(
         "train.jsonl",
         line("See <image1>, again <image1>, and <image2>.", "1", one),
@@ -191,8 +191,8 @@ def test_placeholders_are_counted_against_the_pictures(folder):
     assert found(check_files([path], judge)) == [("message", 1), ("message", 3)]
 
 
-def test_a_picture_alone_and_turns_before_the_last_are_prompts(folder, processor):
-    folder.picture("0.png", 0)
+def test_a_image_alone_and_turns_before_the_last_are_prompts(folder, processor):
+    folder.image("0.png", 0)
     alone = turns([{"type": "image", "image": "0.png"}])
     talk = alone | {"message": [*turns("2 + 2?")["message"], {"role": "assistant", "content": "4"}, *alone["message"]]}
     path = folder.file("train.jsonl", alone, talk)
@@ -201,7 +201,7 @@ def test_a_picture_alone_and_turns_before_the_last_are_prompts(folder, processor
     assert len(load_prompts([path], Data(), processor, store)) == 2
 
 
-def test_long_and_narrow_pictures_are_named(folder, processor):
+def test_long_and_narrow_images_are_named(folder, processor):
     """With or without a model; 200 times as long as wide is the most that training takes."""
     for name, size in (("long.png", (2000, 2)), ("high.png", (2, 402)), ("most.png", (2000, 10))):
         triangle(0).resize(size).save(folder.path / name)
@@ -209,7 +209,7 @@ def test_long_and_narrow_pictures_are_named(folder, processor):
     path = folder.file("train.jsonl", *lines)
     for counter in (None, TokenCounter(processor, Data().min_pixels, Data().max_pixels)):
         report = check_files([path], judge, count_tokens=counter)
-        assert found(report) == [("picture", 1), ("picture", 2)]
+        assert found(report) == [("image", 1), ("image", 2)]
         assert "long.png (2000 x 2)" in report.problems[0].reason
     test = folder.file("test.jsonl", lines[0])
     assert check_files([folder.file("ours.jsonl", lines[2])], judge, [test]).problems == []  # no fault of training's
@@ -236,10 +236,10 @@ def test_tables_that_training_does_not_read_are_one_message(folder):
             check_files([good, folder.path / name], judge)
 
 
-def test_numbered_pictures_of_a_test_file_are_seen(folder):
+def test_numbered_images_of_a_test_file_are_seen(folder):
     """OlympiadBench's columns; the placeholders are no part of the text."""
     for seed in range(2):
-        folder.picture(f"{seed}.png", seed)
+        folder.image(f"{seed}.png", seed)
     train = folder.file(
         "train.jsonl", line("In the circle, find x.", "1", "0.png", "1.png"), line("New?", "1", "1.png")
     )
@@ -254,19 +254,19 @@ def test_numbered_pictures_of_a_test_file_are_seen(folder):
     assert report.tests == {"questions": 1, "images": 2}
 
 
-def test_a_test_row_whose_pictures_are_elsewhere_is_named(folder):
+def test_a_test_row_whose_images_are_elsewhere_is_named(folder):
     train = folder.file("train.jsonl", line("Q?", "1"))
     test = folder.file("test.jsonl", {"question": "In <img_7> find x."}, {"question": "In <image> find x."})
     report = check_files([train], judge, [test])
     assert found(report) == [("test_row", 1), ("test_row", 2)] and "<img_7>" in report.problems[0].reason
 
 
-def test_a_mapping_of_rows_with_pictures_beside_its_folder(folder):
+def test_a_mapping_of_rows_with_images_beside_its_folder(folder):
     """MathVista's testmini.json; a question is the same with its options and without them."""
     (folder.path / "set" / "data").mkdir(parents=True)
     (folder.path / "set" / "images").mkdir()
     for name in ("set/images/1.png", "1.png"):
-        folder.picture(name, 1)
+        folder.image(name, 1)
     rows = {"1": {"pid": "1", "question": "Find x.", "image": "images/1.png", "choices": ["3", "4"], "answer": "4"}}
     test = folder.path / "set" / "data" / "testmini.json"
     test.write_text(json.dumps(rows))
@@ -297,7 +297,7 @@ def test_a_folder_of_one_kind_of_table_is_a_test_set(folder):
         check_files([folder.path / "set"], judge)
 
 
-def test_pictures_of_one_colour_are_named(folder):
+def test_images_of_one_colour_are_named(folder):
     Image.new("RGBA", (40, 40), (0, 0, 0, 0)).save(folder.path / "nothing.png")
     Image.new("RGB", (40, 40), "red").save(folder.path / "red.png")
     drawing_in("LA").save(folder.path / "seen.png")
@@ -309,15 +309,15 @@ def test_pictures_of_one_colour_are_named(folder):
 
 
 def test_repeated_questions_conflicts_and_ids(folder):
-    one, same, other = (folder.picture(*pair) for pair in (("a.png", 1), ("b.png", 1), ("c.png", 2)))
+    one, same, other = (folder.image(*pair) for pair in (("a.png", 1), ("b.png", 1), ("c.png", 2)))
     path = folder.file(
         "train.jsonl",
         line("How long is AB?", "3", one, id="x"),
-        line("how long is  AB", "3", same),  # the same but for case, blanks, punctuation and the picture's name
+        line("how long is  AB", "3", same),  # the same but for case, blanks, punctuation and the image's name
         line("How long is AB?", "4", one),
-        line("How long is AB?", "3", other),  # another picture
+        line("How long is AB?", "3", other),  # another image
         line("How long is AC?", "3", one, id="x"),
-        line("How long is AB?", "3"),  # no picture
+        line("How long is AB?", "3"),  # no image
     )
     report = check_files([path], judge)
     assert sorted(found(report)) == [("conflict", 3), ("duplicate", 2), ("repeated_id", 5)]
@@ -327,17 +327,17 @@ def test_repeated_questions_conflicts_and_ids(folder):
 
 def test_overlap_with_test_files_of_any_layout(folder):
     for name, seed in (("0.png", 0), ("1.png", 1), ("2.png", 2), ("3.png", 3)):
-        folder.picture(name, seed)
-    folder.picture("2-again.jpg", 2, "JPEG", quality=60, scale=0.7)
+        folder.image(name, seed)
+    folder.image("2-again.jpg", 2, "JPEG", quality=60, scale=0.7)
     long = "In a triangle with sides of 3, 4 and 5 centimetres, how large is the area?"
     train = folder.file(
         "train.jsonl",
         line("What is the area?", "1", "0.png"),  # the same question
         line("Something else?", "2", "1.png"),  # the same file
-        line("And this?", "3", "2-again.jpg"),  # the same picture, encoded again and smaller
+        line("And this?", "3", "2-again.jpg"),  # the same image, encoded again and smaller
         line(long, "6", "3.png"),  # the same long text
-        line("Find x.", "7"),  # nothing: short, and the test has a picture
-        line("What is 1 + 1?", "2"),  # the same question, without pictures
+        line("Find x.", "7"),  # nothing: short, and the test has an image
+        line("What is 1 + 1?", "2"),  # the same question, without images
     )
     rows = [
         {"question": "What is the area ?", "image": {"bytes": encoded(triangle(0))}},
@@ -356,16 +356,16 @@ def test_overlap_with_test_files_of_any_layout(folder):
     assert [problem.reason.count(f"{parquet}:") for problem in report.problems] == [1] * 5
     assert report.tests == {"questions": 6, "images": 5}
 
-    folder.picture("t.png", 1)
+    folder.image("t.png", 1)
     ours = folder.file("test.jsonl", line("Test question", "2", "t.png"), {"question": 5}, "[]")
     report = check_files([train], judge, [ours])
     assert found(report) == [("test_row", 2), ("test_row", 3), ("test_image", 2)]
 
 
-def test_every_picture_of_a_question_is_held_against_the_tests(folder):
+def test_every_image_of_a_question_is_held_against_the_tests(folder):
     for name, seed in (("new.png", 5), ("1.png", 1), ("2.png", 2)):
-        folder.picture(name, seed)
-    folder.picture("2-again.jpg", 2, "JPEG", quality=60, scale=0.7)
+        folder.image(name, seed)
+    folder.image("2-again.jpg", 2, "JPEG", quality=60, scale=0.7)
     train = folder.file(
         "train.jsonl", line("Which?", "1", "new.png", "1.png"), line("And now?", "2", "new.png", "2-again.jpg")
     )
@@ -376,8 +376,8 @@ def test_every_picture_of_a_question_is_held_against_the_tests(folder):
 def test_an_image_root_is_not_that_of_test_files(folder, tmp_path):
     for name in ("ours", "theirs"):
         (tmp_path / name).mkdir()
-    folder.picture("ours/0.png", 0)
-    folder.picture("theirs/0.png", 1)
+    folder.image("ours/0.png", 0)
+    folder.image("theirs/0.png", 1)
     train = folder.file("train.jsonl", line("Q?", "1", "0.png"))
     for test in (line("T?", "1", "0.png"), {"question": "T?", "image": "0.png"}):
         report = check_files([train], judge, [folder.file("theirs/test.jsonl", test)], image_root=tmp_path / "ours")
@@ -385,11 +385,11 @@ def test_an_image_root_is_not_that_of_test_files(folder, tmp_path):
 
 
 def test_an_image_root_replaces_the_files_folder(folder, tmp_path):
-    (tmp_path / "pictures").mkdir()
-    folder.picture("pictures/0.png", 0)
+    (tmp_path / "images").mkdir()
+    folder.image("images/0.png", 0)
     path = folder.file("train.jsonl", line("Q", "1", "0.png"))
-    assert found(check_files([path], judge)) == [("picture", 1)]
-    assert check_files([path], judge, image_root=tmp_path / "pictures").problems == []
+    assert found(check_files([path], judge)) == [("image", 1)]
+    assert check_files([path], judge, image_root=tmp_path / "images").problems == []
 
 
 def test_files_that_are_missing_are_refused(folder):
@@ -402,8 +402,8 @@ def test_files_that_are_missing_are_refused(folder):
 def test_look_alikes_survive_encoding_and_scaling_and_nothing_else(monkeypatch):
     originals = [fingerprint(encoded(triangle(seed))) for seed in range(40)]
     again = [fingerprint(encoded(triangle(seed), "JPEG", 0.6, quality=60)) for seed in range(40)]
-    assert not {picture.digest for picture in originals} & {picture.digest for picture in again}
-    hashes = [[picture.shape_hash for picture in pictures] for pictures in (originals, again)]
+    assert not {image.digest for image in originals} & {image.digest for image in again}
+    hashes = [[image.shape_hash for image in images] for images in (originals, again)]
     assert {(row, column) for row, column, _ in look_alikes(*hashes)} == {(index, index) for index in range(40)}
     plain = [fingerprint(encoded(triangle(0).resize((1, 1)).resize((90, 90)))).shape_hash]
     assert plain == [0] and look_alikes(plain, plain) == []  # one colour looks like nothing
@@ -442,4 +442,4 @@ def test_black_drawings_on_nothing_look_like_what_is_seen():
     ],
 )
 def test_normalised_texts(first, second, same):
-    assert (normalise_text(first) == normalise_text(second)) == same
+    assert (normalize_text(first) == normalize_text(second)) == same

@@ -1,4 +1,4 @@
-"""Public data sets as training JSONL: every form of a picture, the usual columns, and what cannot be used."""
+"""Public data sets as training JSONL: every form of an image, the usual columns, and what cannot be used."""
 
 import base64
 import json
@@ -18,7 +18,7 @@ from megatron_eureka.datasets.convert import Conversion, convert, convert_row
 from megatron_eureka.datasets.layouts import Columns
 from megatron_eureka.datasets.tables import Row
 from megatron_eureka.log import logger
-from tests.data.pictures import encoded, triangle
+from tests.data.images import encoded, triangle
 
 ONE, TWO, THREE = (encoded(triangle(seed)) for seed in (1, 2, 3))
 SAMPLES = Path(__file__).resolve().parents[2] / "examples" / "benchmarks" / "samples"
@@ -35,7 +35,7 @@ def content_of(line: str) -> list:
     return user["content"]
 
 
-def test_every_form_of_a_picture_is_taken_and_bad_rows_are_named(tmp_path, processor, caplog):
+def test_every_form_of_a_image_is_taken_and_bad_rows_are_named(tmp_path, processor, caplog):
     (tmp_path / "own.png").write_bytes(ONE)
     text = base64.b64encode(TWO).decode()
     rows = [
@@ -45,7 +45,7 @@ def test_every_form_of_a_picture_is_taken_and_bad_rows_are_named(tmp_path, proce
         {"id": "d", "question": "Broken", "answer": "1", "image": "missing.png"},
         {"id": "e", "question": "<image> <image>", "answer": "1", "image": "own.png"},
         {"id": "f", "question": "No answer", "answer": None},
-        {"id": "g", "question": "Not a picture", "answer": "1", "image": base64.b64encode(b"GIF89a nothing").decode()},
+        {"id": "g", "question": "Not an image", "answer": "1", "image": base64.b64encode(b"GIF89a nothing").decode()},
         "no row",
         {"id": 0, "question": "Id 0?", "answer": 0.5},
         {"id": "h", "question": "Half a pair \ud83d?", "answer": "1"},
@@ -58,7 +58,7 @@ def test_every_form_of_a_picture_is_taken_and_bad_rows_are_named(tmp_path, proce
         counts = run(out, source)
     finally:
         logger.removeHandler(caplog.handler)
-    assert counts == {"written": 4, "picture": 2, "question": 1, "answer": 2, "row": 1, "text": 1}
+    assert counts == {"written": 4, "image": 2, "question": 1, "answer": 2, "row": 1, "text": 1}
     assert all(f"left out: rows.json:{number}: " in caplog.text for number in (3, 4, 5, 6, 7, 9, 10))
 
     lines = out.read_text().splitlines()
@@ -71,7 +71,7 @@ def test_every_form_of_a_picture_is_taken_and_bad_rows_are_named(tmp_path, proce
     assert [(json.loads(line)["id"], json.loads(line)["answer"]) for line in lines] == [
         *(("a", "3"), ("b", "$x$"), ("rows.json:2", "2"), ("0", "0.5")),
     ]
-    assert len(list((out.parent / "images").iterdir())) == 2  # a picture that comes twice is written once
+    assert len(list((out.parent / "images").iterdir())) == 2  # an image that comes twice is written once
 
     options = Data()
     store = ImageStore.from_options(options, processor.image_processor)
@@ -94,14 +94,14 @@ def test_the_layouts_of_public_sets_in_parquet(tmp_path, row, record_id, questio
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row]), source)
     assert run(out, source) == {"written": 1}
     record = json.loads(out.read_text())
-    picture, text = content_of(out.read_text())
-    assert (out.parent / picture["image"]).read_bytes() == ONE
+    image, text = content_of(out.read_text())
+    assert (out.parent / image["image"]).read_bytes() == ONE
     assert (record["id"].removeprefix("rows.parquet:"), text["text"], record["answer"]) == (
         *(record_id, question, row["answer"]),
     )
 
 
-def test_chat_turns_pass_through_with_their_pictures(tmp_path):
+def test_chat_turns_pass_through_with_their_images(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "own.png").write_bytes(ONE)
     parts = [{"type": "image", "image": f"file://{tmp_path}/in/own.png"}, {"type": "text", "text": "Find x."}]
@@ -116,7 +116,7 @@ def test_chat_turns_pass_through_with_their_pictures(tmp_path):
     ]
     source, out = tmp_path / "in" / "train.jsonl", tmp_path / "out" / "train.jsonl"
     source.write_text("\n".join(map(json.dumps, lines)))
-    assert run(out, source) == {"written": 2, "message": 1, "picture": 1, "answer": 2}
+    assert run(out, source) == {"written": 2, "message": 1, "image": 1, "answer": 2}
     first, second = (json.loads(json.loads(line)["message"]) for line in out.read_text().splitlines())
     assert first[0] == good[0]  # their own system turn stays, and ours is not added
     assert first[1]["content"][1] == parts[1] and [turn["role"] for turn in second] == ["user"]
@@ -124,15 +124,15 @@ def test_chat_turns_pass_through_with_their_pictures(tmp_path):
         assert (out.parent / turn["content"][0]["image"]).read_bytes() == ONE
 
 
-def test_small_pictures_in_base64_are_no_names_of_files(tmp_path):
+def test_small_images_in_base64_are_no_names_of_files(tmp_path):
     """Under 1024 characters a text may be a path; a name of more than 255 is none, and asking for it is an error."""
     text = base64.b64encode(encoded(Image.new("RGB", (400, 400)))).decode()
     assert max(map(len, text.split("/"))) > 255 and len(text) < 1024
     source, out = tmp_path / "rows.json", tmp_path / "train.jsonl"
     source.write_text(json.dumps([{"question": "Q", "answer": "1", "image": text}]))
     assert run(out, source) == {"written": 1}
-    picture, _ = content_of(out.read_text())
-    assert (tmp_path / picture["image"]).read_bytes() == base64.b64decode(text)
+    image, _ = content_of(out.read_text())
+    assert (tmp_path / image["image"]).read_bytes() == base64.b64decode(text)
 
 
 def test_columns_limit_and_system_turn(tmp_path):
@@ -190,7 +190,7 @@ def test_lines_that_are_no_json_are_left_out(tmp_path, caplog):
 
 
 def convert_rows(tmp_path, *rows, **options):
-    """(counts, records, what each prompt's turns say, pictures as their bytes)."""
+    """(counts, records, what each prompt's turns say, images as their bytes)."""
     source, out = tmp_path / "rows.parquet", tmp_path / "train.jsonl"
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(rows)), source)
     counts = run(out, source, **options)
@@ -220,7 +220,7 @@ HINT = "\nAnswer with the letter of the right option."
             {"question": "Area?\n<image1>", "options": ["1", "2", "4"], "answer": "C", "decoded_image": {"bytes": ONE}},
             *(("Area?", ONE, "(A) 1\n(B) 2\n(C) 4" + HINT), "C"),
         ),
-        (  # options in the picture
+        (  # options in the image
             {"question": "Which?", "options": ["A", "B"], "answer": "B", "decoded_image": {"bytes": ONE}},
             *((ONE, "Which?" + HINT), "B"),
         ),
@@ -246,7 +246,7 @@ HINT = "\nAnswer with the letter of the right option."
         ({"question": "<image1> twice, <image1>", "answer": "1", "image": ONE}, (ONE, "twice,", ONE), "1"),
     ],
 )
-def test_options_and_numbered_pictures_are_in_the_prompt(tmp_path, row, asked, answer):
+def test_options_and_numbered_images_are_in_the_prompt(tmp_path, row, asked, answer):
     counts, [record], [turns] = convert_rows(tmp_path, row)
     assert counts == {"written": 1} and record["answer"] == answer
     assert turns == [SYSTEM, ("user", *asked)]
@@ -266,11 +266,11 @@ def test_options_and_numbered_pictures_are_in_the_prompt(tmp_path, row, asked, a
         ({"question": "Q", "answer": ["1", "2"]}, "answer", r"got \['1', '2'\]"),
         ({"question": "Q", "answer": True}, "answer", "got True"),
         ({"question": "Q", "gold": "1"}, "answer", "got None; if it has another name, give --answer"),
-        ({"question": "Q", "answer": "1", "image_1": None, "image_2": ONE}, "picture", "not the first"),
+        ({"question": "Q", "answer": "1", "image_1": None, "image_2": ONE}, "image", "not the first"),
         ({"question": " ", "answer": "1", "image": None}, "question", "empty"),
         ({"message": [{"role": "system", "content": "Be brief."}], "answer": "1"}, *LAST),
         ({"message": [{"role": "user", "content": " "}], "answer": "1"}, "question", "empty"),
-        ({"message": [{"role": "user", "content": "See <image>"}], "answer": "1"}, "question", "for 0 pictures"),
+        ({"message": [{"role": "user", "content": "See <image>"}], "answer": "1"}, "question", "for 0 images"),
         ({"conversations": [{"from": "gpt", "value": "1"}]}, "message", "nobody asks"),
         ({"conversations": [{"from": "bot", "value": "1"}]}, "message", "role 'bot' is none of"),
         ({"conversations": [{"who": "human", "value": "1?"}]}, "message", "with from and value, got"),
@@ -294,7 +294,7 @@ def test_training_asks_as_the_evaluation_does(tmp_path):
         assert (record["id"], record["answer"]) == (item.id, *item.gold)
 
 
-def test_pictures_of_a_column_come_into_chat_turns(tmp_path):
+def test_images_of_a_column_come_into_chat_turns(tmp_path):
     def row(content, images, **more):
         return {"message": json.dumps([{"role": "user", "content": content}]), "answer": "1", "images": images, **more}
 

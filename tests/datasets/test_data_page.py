@@ -17,16 +17,16 @@ import pytest
 from megatron_eureka.cli import main
 from megatron_eureka.datasets.layouts import NAMES
 from megatron_eureka.log import logger
-from tests.data.pictures import encoded, triangle
+from tests.data.images import encoded, triangle
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "data.md").read_text("utf-8")
 EXPECTED = [  # exit code, and what is said, of each command
-    (0, "6 prompts in data/train.jsonl, pictures in data/images; left out: {'answer': 1}"),
+    (0, "6 prompts in data/train.jsonl, images in data/images; left out: {'answer': 1}"),
     (0, "2 prompts in data/mine.jsonl"),
     (0, "1 prompts in data/chat.jsonl"),
     (1, "label: 1\n  data/mine.jsonl:2: math-verify cannot parse the label"),
-    (1, "test_look_alike: 1\n  data/train.jsonl:3: has a picture that looks like one of raw/test.parquet:1"),
+    (1, "test_look_alike: 1\n  data/train.jsonl:3: has an image that looks like one of raw/test.parquet:1"),
     (0, "prompt tokens: min"),
     (0, "held against: questions 1, images 1"),
 ]
@@ -129,7 +129,7 @@ def test_the_page_names_every_column_and_kind():
     for names in NAMES.values():
         assert all(f"`{name}`" in PAGE for name in names)
     readers = {"data": "messages records labels"}
-    readers["datasets"] = "check items convert conversations layouts placing tables pictures"
+    readers["datasets"] = "check items convert conversations layouts placing tables images"
     files = [ROOT / "megatron_eureka" / room / f"{name}.py" for room in readers for name in readers[room].split()]
     sources = "".join(file.read_text("utf-8") for file in files)
     # those of test files are test_row

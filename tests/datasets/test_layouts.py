@@ -14,7 +14,7 @@ from megatron_eureka.datasets.convert import Conversion, convert, convert_row
 from megatron_eureka.datasets.layouts import Columns
 from megatron_eureka.datasets.tables import Row
 from megatron_eureka.log import logger
-from tests.data.pictures import encoded, triangle
+from tests.data.images import encoded, triangle
 from tests.datasets.public_layouts import LAYOUTS, ONE, THOUGHT, says
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,7 +23,7 @@ PAGE = (ROOT / "docs" / "data.md").read_text("utf-8")
 
 
 def written(folder, row, **options):
-    """(record, what its turns say, pictures as their bytes)."""
+    """(record, what its turns say, images as their bytes)."""
     (folder / "own.png").write_bytes(ONE)
     options = Conversion(folder / "train.jsonl", folder / "images", **options)
     record = convert_row(Row(folder / "rows.json", 0, row), options)
@@ -65,7 +65,7 @@ def test_the_page_names_each_layout_and_no_other():
     [
         ({"messages": [says("user", "1?")], "images": []}, "answer", "got None"),
         ({"messages": [says("user", "1?"), says("assistant", THOUGHT)], "videos": ["a.mp4"]}, "message", "has videos"),
-        ({"messages": [says("user", "<image>?"), says("assistant", "1")]}, "question", "for 0 pictures"),
+        ({"messages": [says("user", "<image>?"), says("assistant", "1")]}, "question", "for 0 images"),
         ({"messages": [says("assistant", "1")]}, "message", "nobody asks"),
         ({"messages": [{"role": "user", "content": None}]}, "message", "with from and value, got"),
         ({"messages": "[{"}, "message", "no JSON"),
@@ -75,7 +75,7 @@ def test_the_page_names_each_layout_and_no_other():
         ({"problem": "1?", "solution": "<answer>1"}, "answer", "one pair of <answer> tags"),
         ({"query": "1?", "response": "1", "history": ["0?"]}, "message", "pairs of question and answer"),
         ({"prompt": [says("user", "1?")], "completion": [says("robot", "1")]}, "response", "role 'robot'"),
-        ({"question": "1?", "answer": "1", "image": "http://x/y.png"}, "picture", "read from disk only"),
+        ({"question": "1?", "answer": "1", "image": "http://x/y.png"}, "image", "read from disk only"),
     ],
 )
 def test_rows_that_are_no_training_lines_are_named(tmp_path, row, kind, reason):
@@ -129,11 +129,11 @@ def test_sets_for_ms_swift_and_llama_factory(tmp_path, name, answers, responses)
     assert [record["answer"] for record in records] == answers
     said = [record["response"].replace("2*3", "2 * 3") for record in records if "response" in record]
     assert said == responses
-    picture = (CASES / "messages_layout" / "p28.png").read_bytes()
+    image = (CASES / "messages_layout" / "p28.png").read_bytes()
     for record in records:
         parts = json.loads(record["message"])[-1]["content"]
         assert [part["type"] for part in parts] == ["image", "text"]
-        assert (tmp_path / parts[0]["image"]).read_bytes() == picture
+        assert (tmp_path / parts[0]["image"]).read_bytes() == image
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_labels_are_bare_in_every_column(tmp_path, row, answer):
     assert written(tmp_path, row)[0]["answer"] == answer
 
 
-def test_pictures_lie_beside_the_table_or_one_folder_up(tmp_path):
+def test_images_lie_beside_the_table_or_one_folder_up(tmp_path):
     """As the other readers of public sets look for them."""
     places = [("set/a.png", "a.png"), ("set/images/b.png", "b.png"), ("c.png", "c.png"), ("images/d.png", "d.png")]
     (tmp_path / "set" / "images").mkdir(parents=True)
@@ -167,5 +167,5 @@ def test_pictures_lie_beside_the_table_or_one_folder_up(tmp_path):
     lines = (tmp_path / "out" / "train.jsonl").read_text().splitlines()
     for number in range(4):
         for line in lines[2 * number : 2 * number + 2]:
-            picture = json.loads(json.loads(line)["message"])[0]["content"][0]["image"]
-            assert (tmp_path / "out" / picture).read_bytes() == encoded(triangle(number))
+            image = json.loads(json.loads(line)["message"])[0]["content"][0]["image"]
+            assert (tmp_path / "out" / image).read_bytes() == encoded(triangle(number))

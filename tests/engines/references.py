@@ -12,7 +12,7 @@ QUESTION = "What is the sum of the two digits?"
 
 
 def noise(seed, size=(56, 28)):
-    """A picture of random pixels, its sides multiples of 28 so that nothing resizes it."""
+    """An image of random pixels, its sides multiples of 28 so that nothing resizes it."""
     pixels = np.random.RandomState(seed).randint(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     return Image.fromarray(pixels)
 

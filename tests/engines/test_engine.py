@@ -10,7 +10,7 @@ from transformers import AddedToken, AutoTokenizer
 
 from examples.digits.model import make_model
 from megatron_eureka.bridge.source import ShardedSource
-from megatron_eureka.engines import GenerateRequest, Refusal, SamplingOptions
+from megatron_eureka.engines import GenerateRequest, Rejection, SamplingOptions
 from megatron_eureka.families.source import ModelSource
 from megatron_eureka.rewards.format import TAGS
 from tests.bridge.trainers import shards
@@ -93,13 +93,13 @@ def tags_body(rank, world, folder, request):
 
 def check_samples_and_refusals(engine, requests, result):
     text, miscounted, image, missing = result
-    assert isinstance(miscounted, Refusal) and isinstance(missing, Refusal)
+    assert isinstance(miscounted, Rejection) and isinstance(missing, Rejection)
     placeholders = requests[2].prompt.token_ids.count(engine._info.image_token_id)
     assert miscounted.prompt_id == "miscounted"
     expected = len(requests[2].prompt.token_ids)
     assert f"saw {expected} prompt tokens ({placeholders} of" in miscounted.reason
     assert f"trainer has {expected - 1} ({placeholders - 1} of" in miscounted.reason
-    assert missing == Refusal("missing", "2 image placeholders for 1 images")
+    assert missing == Rejection("missing", "2 image placeholders for 1 images")
     assert [len(text), len(image)] == [3, 2]
     assert text[1] == text[2]  # one seed, one response
     assert text[0].token_ids != text[1].token_ids != image[1].token_ids
@@ -107,13 +107,13 @@ def check_samples_and_refusals(engine, requests, result):
         assert sample.policy_version == 0
         assert len(sample.token_ids) == len(sample.engine_logprobs) <= TOKENS
         assert sample.truncated == (len(sample.token_ids) == TOKENS and sample.token_ids[-1] != END)
-    told = {}
+    reported = {}
     shuffled = [requests[3], requests[2], requests[1], requests[0]]
     missing, again_image, miscounted, again_text = engine.generate(
-        shuffled, SamplingOptions(max_tokens=TOKENS), told.__setitem__
+        shuffled, SamplingOptions(max_tokens=TOKENS), reported.__setitem__
     )
-    assert isinstance(missing, Refusal) and isinstance(miscounted, Refusal)
-    assert told == {1: again_image, 3: again_text}  # by place; nothing of the refused ones
+    assert isinstance(missing, Rejection) and isinstance(miscounted, Rejection)
+    assert reported == {1: again_image, 3: again_text}  # by place; nothing of the refused ones
     again = [again_image, again_text]
 
     def tokens(samples):
@@ -192,7 +192,7 @@ def check_failures(engine, request):
 
 
 @pytest.mark.slow
-def test_an_engine_that_starts_empty_sees_pictures_as_one_that_loaded_its_weights(tmp_path):
+def test_an_engine_that_starts_empty_sees_images_as_one_that_loaded_its_weights(tmp_path):
     """Its folder is the part of a Megatron checkpoint that it gets: without weights."""
     tied = make_model(tmp_path / "tied", tied=True, std=0.15, seed=1)
     shutil.copytree(tied, tmp_path / "hf", ignore=shutil.ignore_patterns("*.safetensors"))

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from megatron_eureka.engines.protocol import Refusal
+from megatron_eureka.engines.protocol import Rejection
 from megatron_eureka.engines.travel import share
 from megatron_eureka.types import FinishReason, Sample, VersionSpan
 from tests.ranks import run_ranks
@@ -18,7 +18,7 @@ SECOND = Sample(
     (True, True, False),
 )  # fmt: skip
 EMPTY = Sample((), (), FinishReason.STOP, (VersionSpan(0, 3),), "", {"b": 1 / 3})
-SHARES = ({0: (FIRST, SECOND), 2: Refusal("p2", "12 tokens here, 13 there")}, {1: (EMPTY,)}, {})
+SHARES = ({0: (FIRST, SECOND), 2: Rejection("p2", "12 tokens here, 13 there")}, {1: (EMPTY,)}, {})
 
 
 def test_every_rank_gets_everything_but_texts():

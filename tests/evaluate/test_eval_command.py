@@ -166,10 +166,10 @@ def test_samples_of_more_prompt_tokens_than_a_batch_holds(folder, tmp_path):
 @pytest.mark.slow
 def test_other_settings_do_not_mix_with_these(folder, both):
     arguments = [CONFIG, "--model", folder / "tuned", "--out", folder / "out", "rollout.max_response_tokens=63"]
-    refused = run(*arguments)
-    assert refused.returncode == 2
-    assert "rollout.max_response_tokens was 64, now 63" in refused.stderr and "--overwrite" in refused.stderr
-    assert "Traceback" not in refused.stderr
+    rejected = run(*arguments)
+    assert rejected.returncode == 2
+    assert "rollout.max_response_tokens was 64, now 63" in rejected.stderr and "--overwrite" in rejected.stderr
+    assert "Traceback" not in rejected.stderr
 
 
 TINY = ["--benchmark", f"k12={SAMPLES / 'k12'}"]

@@ -9,14 +9,14 @@ from megatron_eureka.config.schema import Config
 from megatron_eureka.engines.protocol import SamplingOptions
 from megatron_eureka.evaluate.heldout import Evaluation, Item, evaluate
 from tests.ranks import run_ranks
-from tests.rollout.fakes import CountingScorer, Pictures, RecordingEngine, prompt
+from tests.rollout.fakes import CountingScorer, Images, RecordingEngine, prompt
 
 # Greedy answers are "0": right where the label is above 0.
 PROMPTS = [prompt(0, "1"), prompt(1, "0"), prompt(2, "1"), prompt(3, "1"), prompt(4, "0")]
 
 
 def _evaluate(rank, world, options):
-    engine = RecordingEngine(rank, world, refused={"p2"}, images=Pictures(broken={"torn"}))
+    engine = RecordingEngine(rank, world, rejected={"p2"}, images=Images(broken={"torn"}))
     config = Config.model_validate({"rollout": {"temperature": 0.7, "top_k": 5, "max_response_tokens": 9}, **options})
     prompts = [*PROMPTS, prompt(5, "1", ["torn"])] if options else PROMPTS
     result = evaluate(config, engine, CountingScorer(), prompts)
@@ -43,14 +43,14 @@ def test_refused_prompts_count_as_wrong():
     assert [item.accuracy for item in result.items] == [1.0, 0.0, 0.0, 1.0, 0.0]
     assert [item.format for item in result.items] == [1.0, 1.0, 0.0, 1.0, 1.0]
     assert result.items[2] == Item("p2", "", "1", 0.0, 0.0)
-    assert result.num_refused == 1
+    assert result.num_rejected == 1
     assert result.metrics() == {"evaluation/accuracy": 0.4, "evaluation/format": 0.8, "evaluation/refused": 1.0}
 
 
-def test_pictures_that_break_late_count_as_wrong_too():
+def test_images_that_break_late_count_as_wrong_too():
     ((result, _, _),) = run_ranks(1, _evaluate, {"data": {"on_error": "skip"}})
     assert result.items[5] == Item("p5", "", "1", 0.0, 0.0)
-    assert (len(result.items), result.num_refused) == (6, 2)
+    assert (len(result.items), result.num_rejected) == (6, 2)
 
 
 def test_rates_and_their_intervals():

@@ -83,7 +83,7 @@ def test_several_samples_give_pass_at_k(model, tmp_path):
 
 
 def test_what_is_too_long_counts_as_wrong(model, tmp_path):
-    """The plain question in the training format fits, those with pictures do not."""
+    """The plain question in the training format fits, those with images do not."""
     evaluation = {"benchmarks": [f"jsonl={SAMPLES / 'jsonl'}"]}
     ((metrics, asked, _),) = run_ranks(1, _evaluate, model, tmp_path, evaluation, 26)
     assert [name for name, _, _ in asked] == ["5"]

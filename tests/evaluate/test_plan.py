@@ -7,8 +7,8 @@ from megatron_eureka.engines.protocol import SamplingOptions
 from megatron_eureka.evaluate.plan import folder_digest, pass_ks, sampling, sources, turns
 from tests.evaluate.items import item
 
-PICTURE = {"type": "image", "image": "/p.png"}
-TURN = ({"role": "user", "content": [PICTURE, {"type": "text", "text": "Ours?"}]},)
+IMAGE = {"type": "image", "image": "/p.png"}
+TURN = ({"role": "user", "content": [IMAGE, {"type": "text", "text": "Ours?"}]},)
 
 
 def config(**evaluation):
@@ -54,7 +54,7 @@ def test_turns_in_each_style():
     assert think == ({"role": "system", "content": "Think."}, *TURN)
     assert turns(question, config(prompt="plain")) == TURN
     official = turns(question, config(prompt="official"))
-    assert official == ({"role": "user", "content": [PICTURE, {"type": "text", "text": "Theirs?"}]},)
+    assert official == ({"role": "user", "content": [IMAGE, {"type": "text", "text": "Theirs?"}]},)
     assert turns(item("3", "integer", messages=TURN), config(prompt="official")) == TURN  # it has no own words
 
 

@@ -50,9 +50,9 @@ def test_other_settings_are_refused_with_both_named(tmp_path):
     file.open()
     file.close()
     other = ResponseFile(file.path, {"model": "/m", "temperature": 1.0, "seed": 3})
-    for refused in (other.check, other.open):
+    for rejected in (other.check, other.open):
         with pytest.raises(ValueError, match="seed was None, now 3; temperature was 0.0, now 1.0.*--overwrite"):
-            refused()
+            rejected()
 
 
 def test_two_writers_are_refused(tmp_path):

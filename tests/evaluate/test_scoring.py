@@ -118,7 +118,7 @@ CHOICE = [
     (of("A", ("3", "6")), "<answer>x is 1.3 or so</answer>", False),
     # cut off while it speaks of a point D of the figure
     (LETTER, "<think> The line from C to D is as long as the one from A to B, and the angle at D", False),
-    (PEAR, "<think> There is a pear in the picture" + ", and another fruit that I cannot name" * 5, False),
+    (PEAR, "<think> There is a pear in the image" + ", and another fruit that I cannot name" * 5, False),
 ]
 
 INTEGER = item("14", "integer")

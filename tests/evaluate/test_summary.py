@@ -11,7 +11,7 @@ from megatron_eureka.evaluate.report import main_table, markdown
 from megatron_eureka.evaluate.responses import Response
 from megatron_eureka.evaluate.results import ItemResult, SampleResult, score_responses, with_verdicts
 from megatron_eureka.evaluate.scoring import AnswerScorer
-from megatron_eureka.evaluate.summary import compare, rate, summarise
+from megatron_eureka.evaluate.summary import compare, rate, summarize
 from tests.evaluate.items import item
 
 
@@ -89,17 +89,17 @@ def test_mean_intervals():
     assert mean_interval([0.5]) == (0.0, 1.0)
 
 
-def result(name, correct, subset="x", truncated=0, refused=""):
+def result(name, correct, subset="x", truncated=0, rejected=""):
     """An item with one sample for each of `correct`."""
     question = item("3", "integer", id=name, subsets={"task": (subset,), "skills": (subset, "all")})
     samples = tuple(SampleResult("r", "e", bool(c), bool(c), None, i < truncated) for i, c in enumerate(correct))
-    return ItemResult(question, samples, refused)
+    return ItemResult(question, samples, rejected)
 
 
 def test_rates_count_items_and_refused_ones_are_wrong():
-    results = [result("a", "1", "x"), result("b", "", "y", refused="too long"), result("c", "1", "y")]
+    results = [result("a", "1", "x"), result("b", "", "y", rejected="too long"), result("c", "1", "y")]
     results[2] = ItemResult(results[2].item, (SampleResult("r", "", False, False, None, True),))
-    summary = summarise(results, [1])
+    summary = summarize(results, [1])
     assert (summary["items"], summary["samples"]) == (3, 2)
     assert summary["accuracy"] == rate([1.0, 0.0, 0.0]) and summary["accuracy"]["value"] == pytest.approx(1 / 3)
     assert (summary["unanswered"], summary["truncated"], summary["without_answer"]) == (1, 1, 1)
@@ -113,13 +113,13 @@ def test_rates_count_items_and_refused_ones_are_wrong():
 
 
 def test_pass_at_k_is_averaged_over_items():
-    results = [result("a", [1, 0, 0, 0]), result("b", [0, 0, 0, 0]), result("c", [], refused="no")]
-    summary = summarise(results, [1, 2, 4])
+    results = [result("a", [1, 0, 0, 0]), result("b", [0, 0, 0, 0]), result("c", [], rejected="no")]
+    summary = summarize(results, [1, 2, 4])
     values = {k: entry["value"] for k, entry in summary["pass_at_k"].items()}
     assert values == pytest.approx({"1": 0.25 / 3, "2": 0.5 / 3, "4": 1 / 3})
     assert summary["accuracy"]["value"] == pytest.approx(values["1"])
     with pytest.raises(ValueError, match="Item a has 4 samples, too few for pass@5"):
-        summarise(results, [5])
+        summarize(results, [5])
 
 
 def test_two_models_are_compared_item_by_item():
@@ -138,7 +138,7 @@ def test_two_models_are_compared_item_by_item():
 def test_the_judge_replaces_verdicts_and_the_rules_stay_visible():
     results = with_verdicts([result("a", [0]), result("b", [1]), result("c", [1])], [True, None, False])
     assert [r.accuracy for r in results] == [1.0, 1.0, 0.0]
-    judge = summarise(results, [1])["judge"]
+    judge = summarize(results, [1])["judge"]
     assert (judge["judged"], judge["left_to_rules"], judge["agreement"]) == (2, 1, 0.0)
     assert judge["accuracy_by_rule"]["value"] == pytest.approx(2 / 3)
 
@@ -162,8 +162,8 @@ def test_records_have_what_people_look_for():
 def page_summary():
     before = [result(str(n), [n < 3], "x" if n % 2 else "y | z") for n in range(10)]
     after = [result(str(n), [n not in (0, 9)], "x" if n % 2 else "y | z") for n in range(10)]
-    models = {"base": summarise(before, [1]), "tuned": summarise(after, [1])}
-    entry = {"files": [], "left_out": {"picture": 2}, "models": models, "paired": compare(before, after)}
+    models = {"base": summarize(before, [1]), "tuned": summarize(after, [1])}
+    entry = {"files": [], "left_out": {"image": 2}, "models": models, "paired": compare(before, after)}
     return {
         "models": {"base": "models/base", "tuned": "models/tuned"},
         "settings": {"samples": 1, "temperature": 0.0, "judge": ""},
@@ -182,7 +182,7 @@ def test_the_page_shows_base_and_tuned_side_by_side():
     )
     page = markdown(summary)
     assert "- base: `models/base`" in page and "- temperature: 0.0" in page and "judge" not in page
-    assert "2 malformed rows left out (2 picture)" in page
+    assert "2 malformed rows left out (2 image)" in page
     assert "| y \\| z | 5 | 40.0 [" in page  # 0 and 2 of 0, 2, 4, 6, 8
     assert "by skills" in page
 

@@ -54,18 +54,18 @@ def test_answers_are_right_by_the_scans_own_labels(folder, name):
         assert line["answer"] == str(ANSWERS[parts(line)[1]](digits))
 
 
-def test_splits_share_no_scan_and_no_picture(folder):
+def test_splits_share_no_scan_and_no_image(folder):
     used = {name: {scan for line in read(folder, name) for scan in scans(line)} for name in ("sft", "train", "tune")}
     heldout = {scan for line in read(folder, "heldout") for scan in scans(line)}
     assert not heldout & (used["sft"] | used["train"] | used["tune"])
     split = load_scans(0)
     assert (len(split.train), len(split.heldout), len(set(split.train) | set(split.heldout))) == (1200, 597, 1797)
-    pictures = [{parts(line)[0] for line in read(folder, name)} for name in ("sft", "train", "tune", "heldout")]
-    assert sum(map(len, pictures)) == len(set.union(*pictures))
-    assert len(pictures[1]) == 3000
+    images = [{parts(line)[0] for line in read(folder, name)} for name in ("sft", "train", "tune", "heldout")]
+    assert sum(map(len, images)) == len(set.union(*images))
+    assert len(images[1]) == 3000
 
 
-def test_pictures_are_the_scans(folder):
+def test_images_are_the_scans(folder):
     line = read(folder, "heldout")[0]
     pair = np.asarray(Image.open(folder / parts(line)[0]))
     assert pair.shape == (28, 56) and pair.dtype == np.uint8
@@ -93,7 +93,7 @@ def test_demonstrations_read_right_and_add_too_often(folder):
     assert abs(added / asked - 0.65) < 0.02
 
 
-def test_the_control_exchanges_every_picture_and_keeps_the_labels(folder):
+def test_the_control_exchanges_every_image_and_keeps_the_labels(folder):
     lines, swapped = read(folder, "heldout"), read(folder, "heldout_swapped")
     for line, other in zip(lines, swapped, strict=True):
         assert (line["answer"], parts(line)[1]) == (other["answer"], parts(other)[1])
@@ -103,7 +103,7 @@ def test_the_control_exchanges_every_picture_and_keeps_the_labels(folder):
     right = [
         line["answer"] == str(ANSWERS[parts(line)[1]]([int(labels[scan]) for scan in scans(line)])) for line in swapped
     ]
-    assert np.mean(right) < 0.25  # the labels no longer fit the pictures, but by chance
+    assert np.mean(right) < 0.25  # the labels no longer fit the images, but by chance
 
 
 def test_same_seed_same_bytes(folder, tmp_path):

@@ -48,21 +48,21 @@ def test_both_kinds_are_told_apart_and_have_the_sizes_of_their_model(tmp_path):
 
 
 def test_what_is_neither_is_refused_with_the_reason(tmp_path):
-    def refused(path, match):
+    def rejected(path, match):
         for function in (find_model_folder, ModelSource.open):
             with pytest.raises(ValueError, match=match):
                 function(path)
 
-    refused(tmp_path / "nowhere", "no folder '.*nowhere'. Give a Hugging Face folder .* or a Megatron checkpoint")
-    refused(tmp_path, r"config.json is missing \(Hugging Face\), and so is metadata.json \(Megatron\)")
+    rejected(tmp_path / "nowhere", "no folder '.*nowhere'. Give a Hugging Face folder .* or a Megatron checkpoint")
+    rejected(tmp_path, r"config.json is missing \(Hugging Face\), and so is metadata.json \(Megatron\)")
     checkpoint = megatron(tmp_path / "run" / "step_5")
     megatron(tmp_path / "run" / "step_10")
-    refused(tmp_path / "run", "It holds the checkpoints step_10, step_5: give one of them")
+    rejected(tmp_path / "run", "It holds the checkpoints step_10, step_5: give one of them")
     (checkpoint / "config.json").write_text("{}")
-    refused(checkpoint, "both config.json and metadata.json")
+    rejected(checkpoint, "both config.json and metadata.json")
     (checkpoint / "config.json").unlink()
     (checkpoint / "hf" / "config.json").unlink()
-    refused(checkpoint, "does not say what model it is: .*hf/config.json is missing. Copy")
+    rejected(checkpoint, "does not say what model it is: .*hf/config.json is missing. Copy")
     (checkpoint / "hf" / "config.json").write_text("{")
     with pytest.raises(ValueError, match="hf/config.json is not valid JSON"):
         ModelSource.open(checkpoint)

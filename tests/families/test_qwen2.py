@@ -51,7 +51,7 @@ def test_sizes(model):
         read_sizes(PUBLISHED | {"use_sliding_window": True})
 
 
-def test_prompts_are_text_and_pictures_are_refused(model, tmp_path):
+def test_prompts_are_text_and_images_are_refused(model, tmp_path):
     processor = load_processor(ModelSource.open(model))
     check_chat_template(processor, model)
     turns = [{"role": "user", "content": [{"type": "text", "text": "What is "}, {"type": "text", "text": "it?"}]}]
@@ -120,7 +120,7 @@ def _engine(folder):
 
 
 @pytest.mark.slow
-def test_three_steps_of_grpo_on_questions_without_pictures(tmp_path):
+def test_three_steps_of_grpo_on_questions_without_images(tmp_path):
     sums = [(left, right) for left in range(10) for right in range(10)]
     lines = [{"message": [{"role": "user", "content": f"What is {a} + {b}?"}], "answer": str(a + b)} for a, b in sums]
     (tmp_path / "data").mkdir()

@@ -1,4 +1,4 @@
-"""The same prompts, pictures and responses through transformers and through our model on any layout."""
+"""The same prompts, images and responses through transformers and through our model on any layout."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from megatron_eureka.weights import rules_by_name, shards_to_hf
 GRIDS = {"wide": (1, 4, 8), "tall": (1, 8, 4), "small": (1, 2, 4)}  # patches; a quarter as many tokens
 
 
-def picture(name: str) -> ImageKey:
+def image_key(name: str) -> ImageKey:
     time, height, width = GRIDS[name]
     return ImageKey(digest=name, grid_thw=GRIDS[name], num_tokens=time * height * width // 4)
 
@@ -37,9 +37,9 @@ def pixels(image: ImageKey) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Case:
-    """A prompt, given as text tokens and pictures, with its responses; a model of text alone gets no pictures."""
+    """A prompt, given as text tokens and images, with its responses; a model of text alone gets no images."""
 
-    parts: tuple  # ints and picture names
+    parts: tuple  # ints and image names
     responses: tuple[tuple[int, ...], ...]
 
     def prompt(self, info: ModelInfo, index: int) -> Prompt:
@@ -49,7 +49,7 @@ class Case:
             if isinstance(part, str) and info.vision is None:
                 continue
             if isinstance(part, str):
-                images.append(picture(part))
+                images.append(image_key(part))
                 ids += [info.vision_start_token_id, *[info.image_token_id] * images[-1].num_tokens]
             else:
                 ids.append(part)

@@ -124,13 +124,13 @@ def plain_positions(row):
 
 @pytest.mark.parametrize("change_row", [without_images, plain_positions])
 def test_images_and_their_positions_matter(model, change_row):
-    """Guards the tests above: a model that ignored pictures or M-RoPE would not pass them by chance."""
+    """Guards the tests above: a model that ignored images or M-RoPE would not pass them by chance."""
     folder, reference, one = model
     ours = merge(run_ranks(1, run_ours, folder, Layout(), {"change_row": change_row, "freeze_vision": True}))
     assert (ours["logprobs"] - one["logprobs"]).abs().max() > 1e-2
     changes = [(got - known).abs().max() for got, known in zip(ours["logits"], one["logits"], strict=True)]
-    # The first response of a case stands right behind its prompt, where plain positions differ by the pictures alone.
-    after_pictures, after_text = (0, 5), 3
-    assert all(changes[sample] > 1e-2 for sample in after_pictures)
-    # Without a picture nothing changes but where the prompt starts; the angles of far positions round otherwise.
+    # The first response of a case stands right behind its prompt, where plain positions differ by the images alone.
+    after_images, after_text = (0, 5), 3
+    assert all(changes[sample] > 1e-2 for sample in after_images)
+    # Without an image nothing changes but where the prompt starts; the angles of far positions round otherwise.
     assert changes[after_text] < 1e-4

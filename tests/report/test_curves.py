@@ -24,7 +24,7 @@ def write_metrics(folder, lines):
 
 
 def num_colours(file) -> int:
-    """How many of the curves' colours the picture has, counted from the first."""
+    """How many of the curves' colours the image has, counted from the first."""
     pixels = np.asarray(Image.open(file).convert("RGB"))
     found = [bool((pixels == colour).all(-1).any()) for colour in COLOURS]
     assert found == sorted(found, reverse=True)
@@ -41,11 +41,11 @@ def num_colours(file) -> int:
         ([{**REWARDS[0], "step": step} for step in range(1, 31)], 2),  # too many points for markers
     ],
 )
-def test_the_picture_has_a_curve_for_each_series_that_was_logged(tmp_path, lines, curves):
+def test_the_image_has_a_curve_for_each_series_that_was_logged(tmp_path, lines, curves):
     file = plot_rewards(write_metrics(tmp_path, lines))
     assert file == tmp_path / "reward.png"
-    with Image.open(file) as picture:
-        assert (picture.format, picture.size) == ("PNG", (840, 480))  # 7 by 4 inches, 120 dots each
+    with Image.open(file) as image:
+        assert (image.format, image.size) == ("PNG", (840, 480))  # 7 by 4 inches, 120 dots each
     assert num_colours(file) == curves
 
 

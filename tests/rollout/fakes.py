@@ -6,30 +6,30 @@ from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 
 from megatron_eureka.engines.dealing import DealtEngine
-from megatron_eureka.engines.protocol import GenerateRequest, Refusal, SamplingOptions
+from megatron_eureka.engines.protocol import GenerateRequest, Rejection, SamplingOptions
 from megatron_eureka.rewards.failures import Failures
 from megatron_eureka.types import FinishReason, ImageKey, Prompt, Sample, VersionSpan
 
 
-def prompt(number: int, answer: str = "", pictures: Sequence[str] = ()) -> Prompt:
+def prompt(number: int, answer: str = "", names: Sequence[str] = ()) -> Prompt:
     """Prompt `p{number}`, whose last user turn asks `question {number}`."""
-    images = tuple(ImageKey(digest=name, grid_thw=(1, 2, 2), num_tokens=1) for name in pictures)
-    content = [{"type": "image", "image": name} for name in pictures] + [{"type": "text", "text": f"question {number}"}]
+    images = tuple(ImageKey(digest=name, grid_thw=(1, 2, 2), num_tokens=1) for name in names)
+    content = [{"type": "image", "image": name} for name in names] + [{"type": "text", "text": f"question {number}"}]
     before = ({"role": "user", "content": "a question before"}, {"role": "assistant", "content": "its answer"})
     messages = ({"role": "system", "content": "be brief"}, *before, {"role": "user", "content": content})
     return Prompt(f"p{number}", f"data.jsonl:{number + 1}", messages, answer, (number,), (number,), images)
 
 
-class Pictures:
-    """Stands for the image store: a picture is its name, and some cannot be decoded."""
+class Images:
+    """Stands for the image store: an image is its name, and some cannot be decoded."""
 
     def __init__(self, broken: Collection[str] = ()):
         self.broken = broken
 
     def image(self, key: ImageKey) -> str:
         if key.digest in self.broken:
-            raise ValueError(f"{key.digest} is not a readable picture")
-        return f"picture {key.digest}"
+            raise ValueError(f"{key.digest} is not a readable image")
+        return f"image {key.digest}"
 
 
 class RecordingEngine(DealtEngine):
@@ -46,13 +46,13 @@ class RecordingEngine(DealtEngine):
         self,
         engine_index: int = 0,
         num_engines: int = 1,
-        refused: Collection[str] = (),
+        rejected: Collection[str] = (),
         truncated: Collection[int] = (),
-        images: Pictures | None = None,
+        images: Images | None = None,
     ):
-        super().__init__(engine_index, num_engines, images or Pictures())
+        super().__init__(engine_index, num_engines, images or Images())
         self.policy_version = 0
-        self.refused, self.truncated = refused, truncated
+        self.rejected, self.truncated = rejected, truncated
         self.calls: list[list[GenerateRequest]] = []
         self.sampling: list[SamplingOptions] = []
 
@@ -61,18 +61,18 @@ class RecordingEngine(DealtEngine):
         requests: Sequence[GenerateRequest],
         sampling: SamplingOptions,
         on_samples: Callable[[int, tuple[Sample, ...]], None] | None = None,
-    ) -> list[tuple[Sample, ...] | Refusal]:
+    ) -> list[tuple[Sample, ...] | Rejection]:
         self.calls.append(list(requests))
         self.sampling.append(sampling)
         answers = [self._answer(request) for request in requests]
         for place, answer in enumerate(answers):
-            if on_samples is not None and not isinstance(answer, Refusal):
+            if on_samples is not None and not isinstance(answer, Rejection):
                 on_samples(place, answer)
         return answers
 
-    def _answer(self, request: GenerateRequest) -> tuple[Sample, ...] | Refusal:
-        if request.prompt.id in self.refused:
-            return Refusal(request.prompt.id, "12 tokens here, 13 there")
+    def _answer(self, request: GenerateRequest) -> tuple[Sample, ...] | Rejection:
+        if request.prompt.id in self.rejected:
+            return Rejection(request.prompt.id, "12 tokens here, 13 there")
         return tuple(
             Sample((seed,), (-1.0,), self._reason(i), (VersionSpan(0, self.policy_version),), str(i))
             for i, seed in enumerate(request.seeds)

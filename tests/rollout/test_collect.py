@@ -12,12 +12,12 @@ import torch
 
 from megatron_eureka.config.schema import Config, Data
 from megatron_eureka.data.stream import PromptStream
-from megatron_eureka.engines.protocol import Refusal, SamplingOptions, sampling_seed
+from megatron_eureka.engines.protocol import Rejection, SamplingOptions, sampling_seed
 from megatron_eureka.log import logger
 from megatron_eureka.rollout.collect import Collector, shuffled_rewards, submit
 from megatron_eureka.types import FinishReason, Group, Sample, VersionSpan
 from tests.ranks import run_ranks
-from tests.rollout.fakes import CountingScorer, Pictures, RecordingEngine, prompt
+from tests.rollout.fakes import CountingScorer, Images, RecordingEngine, prompt
 
 
 def make_collector(labels, engine=None, shuffle=False, rollout=None, reward=None, seed=0, **algorithm) -> Collector:
@@ -42,7 +42,7 @@ def ids(groups) -> list[str]:
 def without_texts(results):
     return [
         result
-        if isinstance(result, Refusal)
+        if isinstance(result, Rejection)
         else replace(result, samples=tuple(replace(sample, text="") for sample in result.samples))
         for result in results
     ]
@@ -55,7 +55,7 @@ def on_one_rank(body):
 
 @pytest.mark.parametrize(("world", "engines"), [(2, 2), (2, 1), (4, 2)])
 def test_engines_share_the_prompts_and_all_ranks_get_all_groups(world, engines):
-    prompts = [prompt(number, "2", pictures=["a", "b"] if number == 3 else []) for number in range(5)]
+    prompts = [prompt(number, "2", images=["a", "b"] if number == 3 else []) for number in range(5)]
     seeds = [(10 * number, 10 * number + 1) for number in range(5)]
     timed = []
 
@@ -65,7 +65,7 @@ def test_engines_share_the_prompts_and_all_ranks_get_all_groups(world, engines):
         yield
 
     def body(rank, world):
-        engine = RecordingEngine(rank * engines // world, engines, refused={"p1"})  # over consecutive ranks
+        engine = RecordingEngine(rank * engines // world, engines, rejected={"p1"})  # over consecutive ranks
         scorer = CountingScorer()
         results = engine.sample(prompts, seeds, SamplingOptions(top_k=7), partial(submit, scorer), timer=timer)
         return results, engine.calls, engine.sampling, scorer.calls, timed
@@ -73,7 +73,7 @@ def test_engines_share_the_prompts_and_all_ranks_get_all_groups(world, engines):
     ranks = run_ranks(world, body)
     results = ranks[0][0]
     assert all(other[0] == without_texts(results) for other in ranks[1:])  # texts are for the rank that logs
-    assert isinstance(results[1], Refusal) and results[1].prompt_id == "p1"
+    assert isinstance(results[1], Rejection) and results[1].prompt_id == "p1"
     for number in (0, 2, 3, 4):
         group = results[number]
         assert group.prompt == prompts[number]
@@ -85,8 +85,8 @@ def test_engines_share_the_prompts_and_all_ranks_get_all_groups(world, engines):
         (requests,) = calls
         assert [request.prompt for request in requests] == [prompts[number] for number in share]
         assert [request.seeds for request in requests] == [seeds[number] for number in share]
-        pictures = {request.prompt.id: request.images for request in requests}
-        assert pictures.get("p3", ("picture a", "picture b")) == ("picture a", "picture b")
+        images = {request.prompt.id: request.images for request in requests}
+        assert images.get("p3", ("image a", "image b")) == ("image a", "image b")
         assert sampling == [SamplingOptions(top_k=7)]
         assert names == ["rollout", "reward"]
         if rank % (world // engines):  # the first rank of an engine scores what the others have drawn as well
@@ -96,19 +96,19 @@ def test_engines_share_the_prompts_and_all_ranks_get_all_groups(world, engines):
             assert scored == [([f"question {number}"] * 2, ["0", "1"], ["2"] * 2) for number in answered]
 
 
-def test_a_picture_that_breaks_late_ends_the_job_or_refuses_its_prompt():
+def test_a_image_that_breaks_late_ends_the_job_or_refuses_its_prompt():
     prompts = [prompt(0, "2", ["fine"]), prompt(1, "2", ["fine", "torn"]), prompt(2, "2")]
     arguments = prompts, [(0,), (1,), (2,)], SamplingOptions()
 
     def body():
-        engine = RecordingEngine(images=Pictures(broken={"torn"}))
-        with pytest.raises(ValueError, match="data.jsonl:2: torn is not a readable picture.*data.on_error"):
+        engine = RecordingEngine(images=Images(broken={"torn"}))
+        with pytest.raises(ValueError, match="data.jsonl:2: torn is not a readable image.*data.on_error"):
             engine.sample(*arguments)
-        return engine.sample(*arguments, refuse_broken=True), engine.asked
+        return engine.sample(*arguments, reject_broken=True), engine.asked
 
     results, asked = on_one_rank(body)
     assert asked == [["p0", "p2"]]
-    assert results[1] == Refusal("p1", "data.jsonl:2: torn is not a readable picture")
+    assert results[1] == Rejection("p1", "data.jsonl:2: torn is not a readable image")
     assert ids([results[0], results[2]]) == ["p0", "p2"]
 
 
@@ -187,7 +187,7 @@ def test_rounds_draw_what_is_missing_by_the_steps_own_keep_rate():
 def test_a_refused_prompt_does_not_make_the_later_steps_train_on_what_an_older_policy_drew():
     def body():
         collector = make_collector(
-            [2] * 40, RecordingEngine(refused={"p3"}), rollout={"prompts_per_step": 16}, filter={"enabled": False}
+            [2] * 40, RecordingEngine(rejected={"p3"}), rollout={"prompts_per_step": 16}, filter={"enabled": False}
         )
         ages = []
         for step in range(1, 6):
@@ -259,7 +259,7 @@ def test_rounds_are_limited_and_a_batch_may_stay_short():
 
 def test_a_step_with_nothing_to_train_on_names_the_bounds_and_what_fell_where():
     def body():
-        engine = RecordingEngine(refused={"p2"})
+        engine = RecordingEngine(rejected={"p2"})
         bounds = {"lower": 0.25, "upper": 0.75, "max_rounds": 2}
         collector = make_collector([0, 4, 2, 0, 0, 4], engine, filter=bounds)
         with pytest.raises(RuntimeError) as raised:
@@ -284,7 +284,7 @@ def test_refused_prompts_are_counted_and_logged_and_others_take_their_place():
         handler = logging.Handler(logging.WARNING)
         handler.emit = lambda record: lines.append(record.getMessage())
         logger.addHandler(handler)
-        collected = make_collector([2] * 6, RecordingEngine(refused={"p1"})).collect(4)
+        collected = make_collector([2] * 6, RecordingEngine(rejected={"p1"})).collect(4)
         return collected, lines
 
     collected, lines = on_one_rank(body)
@@ -294,12 +294,12 @@ def test_refused_prompts_are_counted_and_logged_and_others_take_their_place():
     assert lines == ["step 4: prompt p1 was refused: 12 tokens here, 13 there"]
 
 
-def test_broken_pictures_are_refused_where_bad_input_is_skipped():
+def test_broken_images_are_refused_where_bad_input_is_skipped():
     def body():
         collector = make_collector([2] * 6)
         collector.config = collector.config.model_copy(update={"data": Data(on_error="skip")})
         collector.prompts[1] = prompt(1, "2", ["torn"])
-        collector.engine.images = Pictures(broken={"torn"})
+        collector.engine.images = Images(broken={"torn"})
         return collector.collect(1)
 
     collected = on_one_rank(body)
@@ -370,7 +370,7 @@ def test_shuffled_rewards_are_the_same_ones_in_another_order():
 
 def test_each_round_of_a_step_is_shuffled_in_an_order_of_its_own():
     def body():
-        engine = RecordingEngine(refused={"p0"})  # leaves two groups, and three are wanted
+        engine = RecordingEngine(rejected={"p0"})  # leaves two groups, and three are wanted
         return make_collector([2] * 6, engine, reward={"shuffle": True}, filter={"enabled": False}).collect(1)
 
     collected = on_one_rank(body)

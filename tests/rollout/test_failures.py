@@ -10,7 +10,7 @@ from megatron_eureka.log import logger
 from megatron_eureka.rewards.failures import Failures
 from megatron_eureka.rewards.scorer import Scorer
 from megatron_eureka.rollout.collect import Collector
-from megatron_eureka.rollout.failures import told_failures
+from megatron_eureka.rollout.failures import reported_failures
 from tests.ranks import run_ranks
 from tests.rollout.fakes import RecordingEngine, prompt
 
@@ -24,12 +24,12 @@ class Notes(logging.Handler):
         self.texts.append(record.getMessage())
 
 
-def told(rank, of_ranks, on_failure="stop"):
+def reported(rank, of_ranks, on_failure="stop"):
     """(shares or the error's text, what was logged)"""
     notes = Notes()
     logger.addHandler(notes)
     try:
-        return told_failures(of_ranks, 3, on_failure), notes.texts
+        return reported_failures(of_ranks, 3, on_failure), notes.texts
     except RuntimeError as error:
         return str(error), notes.texts
     finally:
@@ -46,7 +46,7 @@ def other(samples, failed, reason=""):
 
 def test_ranks_are_added_up_and_one_of_them_speaks_once_a_source():
     of_ranks = [[short(4, 0), other(4, 0)], [short(12, 4, "ZeroDivisionError", ("short",)), other(12, 0)]]
-    first, second = run_ranks(2, lambda rank, world: told(rank, of_ranks))
+    first, second = run_ranks(2, lambda rank, world: reported(rank, of_ranks))
     assert first[0] == second[0] == {"short": 0.25, "short_2": 0.0}
     assert first[1] == [
         "step 3: reward function a.py:short failed on 4 of 16 samples, where short counts 0 and the other rewards "
@@ -57,14 +57,14 @@ def test_ranks_are_added_up_and_one_of_them_speaks_once_a_source():
 
 def test_a_source_that_failed_on_all_samples_stops_every_rank_with_its_name():
     of_ranks = [[short(8, 1, "late"), other(8, 8, "KeyError")], [short(0, 0), other(0, 0)]]
-    first, second = run_ranks(2, lambda rank, world: told(rank, of_ranks))
+    first, second = run_ranks(2, lambda rank, world: reported(rank, of_ranks))
     assert first == second
     assert first[0].startswith("Step 3: reward function b.py:short failed on all 8 samples: KeyError. ")
     assert "reward.on_failure=continue" in first[0]
 
 
 def test_or_the_run_goes_on_with_a_warning():
-    ((shares, texts),) = run_ranks(1, lambda rank, world: told(rank, [[short(8, 8, "KeyError")]], "continue"))
+    ((shares, texts),) = run_ranks(1, lambda rank, world: reported(rank, [[short(8, 8, "KeyError")]], "continue"))
     assert shares == {"short": 1.0}
     assert texts == [
         "step 3: reward function a.py:short failed on 8 of 8 samples, where what it gives counts 0 and the other "
@@ -74,7 +74,7 @@ def test_or_the_run_goes_on_with_a_warning():
 
 def test_a_step_without_samples_is_no_failure():
     """All of its groups waited from the step before."""
-    assert run_ranks(1, lambda rank, world: told(rank, [[short(0, 0)]])) == [({"short": 0.0}, [])]
+    assert run_ranks(1, lambda rank, world: reported(rank, [[short(0, 0)]])) == [({"short": 0.0}, [])]
 
 
 @pytest.mark.parametrize("function, share", [("sometimes", 0.5), ("never", None)])

@@ -13,7 +13,7 @@ from tests.train.runs import end, run, start
 BAD_INPUT, FAILED = 2, 1
 
 
-def refused(result, *parts: str) -> None:
+def rejected(result, *parts: str) -> None:
     """Exit code 2, and a message without a traceback that holds all parts."""
     assert result.returncode == BAD_INPUT, result.stderr
     assert "Traceback" not in result.stderr
@@ -37,7 +37,7 @@ def refused(result, *parts: str) -> None:
 )
 def test_options_that_cannot_work_are_refused_before_ranks_start(job, override, parts):
     began = time.monotonic()
-    refused(run("train", [*job.options("refused"), *override.split()]), *parts)
+    rejected(run("train", [*job.options("refused"), *override.split()]), *parts)
     assert time.monotonic() - began < 30  # no ranks were started: those take this long on a busy machine
     assert not job.run_folder("refused").exists()
 
@@ -47,12 +47,12 @@ def test_a_truncated_weight_file_is_named(job, tmp_path):
     shutil.copytree(job.folder / "model", tmp_path / "model")
     file = tmp_path / "model" / "model.safetensors"
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    refused(run("sft", job.sft_options("truncated", model__path=tmp_path / "model")), "model.safetensors")
+    rejected(run("sft", job.sft_options("truncated", model__path=tmp_path / "model")), "model.safetensors")
     assert not (job.run_folder("truncated") / "checkpoints" / "step_4").exists()
 
 
 @pytest.mark.slow
-def test_a_picture_that_is_none_is_named_by_line_or_skipped_and_counted(job, tmp_path):
+def test_a_image_that_is_none_is_named_by_line_or_skipped_and_counted(job, tmp_path):
     lines = (job.folder / "data" / "sft.jsonl").read_text("utf-8").splitlines()[:16]
     broken = json.loads(lines[2])
     broken["message"] = [{"role": "user", "content": [{"type": "image", "image": str(tmp_path / "no.png")}]}]
@@ -62,7 +62,7 @@ def test_a_picture_that_is_none_is_named_by_line_or_skipped_and_counted(job, tmp
     file.write_text("\n".join(lines) + "\n", "utf-8")
     images = job.folder / "data"
     options = {"data__train": f"[{file}]", "data__image_root": images, "train__steps": 1}
-    refused(run("sft", job.sft_options("broken", **options)), f"{file}:3", "no.png")
+    rejected(run("sft", job.sft_options("broken", **options)), f"{file}:3", "no.png")
     skipped = run("sft", job.sft_options("skipped", data__on_error="skip", **options))
     assert skipped.returncode == 0, skipped.stderr
     assert f"{file}:3" in skipped.stderr and "Left out 1 of 16 lines" in skipped.stderr
@@ -75,7 +75,7 @@ def test_a_label_that_cannot_be_verified_is_named_by_line(job, tmp_path):
     file = tmp_path / "label.jsonl"
     file.write_text(json.dumps(line) + "\n", "utf-8")
     options = job.options("label", data__train=f"[{file}]", data__image_root=job.folder / "data")
-    refused(run("train", options), f"{file}:1", "cannot parse")
+    rejected(run("train", options), f"{file}:1", "cannot parse")
 
 
 @pytest.mark.slow
@@ -145,4 +145,4 @@ def test_ranks_end_with_a_launcher_that_is_killed(job):
 def test_another_layout_on_resume_is_refused_with_both_named(job):
     assert run("sft", job.sft_options("layout", checkpoint__every=2), "save:2:0:kill").returncode == FAILED
     result = run("sft", job.sft_options("layout", parallel__tp=2))
-    refused(result, "tp 1", "tp 2")
+    rejected(result, "tp 1", "tp 2")

@@ -171,7 +171,7 @@ def test_a_full_disk_is_named_and_nothing_half_written_stays(model, tmp_path, ow
 
 
 def _waiting_groups(number=float) -> list[Group]:
-    """What a collector may hold: pictures, letters of every kind, a token that no engine drew, a user's numbers."""
+    """What a collector may hold: images, letters of every kind, a token that no engine drew, a user's numbers."""
     rewards = {"total": number(0.1), "accuracy": number(1)}
     sample = Sample(
         (5, 151643), (-0.1, math.nan), FinishReason.LENGTH, (VersionSpan(0, 3),), "x²\u2028 \0 漢字", rewards

@@ -79,7 +79,7 @@ def test_the_engine_samples_from_the_policy_that_is_trained(straight):
 
 
 def test_each_distinct_image_goes_through_the_frozen_tower_once(job, straight):
-    """Samples, passes and ranks share an encoding; a picture that comes again in the next step is still known."""
+    """Samples, passes and ranks share an encoding; an image that comes again in the next step is still known."""
     steps = [line for line in straight[0] if "vision/tower_passes" in line]
     known: set[str] = set()
     for line in steps:
@@ -91,8 +91,8 @@ def test_each_distinct_image_goes_through_the_frozen_tower_once(job, straight):
         known = images
 
 
-def test_pictures_are_decoded_once_a_rank(straight):
-    """24 pictures are asked for (4 prompts x 4 steps, 8 held-out), each by both ranks at most: engine and trainer."""
+def test_images_are_decoded_once_a_rank(straight):
+    """24 images are asked for (4 prompts x 4 steps, 8 held-out), each by both ranks at most: engine and trainer."""
     decoded = [line["perf/images_decoded"] for line in straight[0] if "perf/images_decoded" in line]
     assert len(decoded) == 4 and 24 <= sum(decoded) <= 2 * 24
 
@@ -115,10 +115,10 @@ def test_a_stock_vllm_and_transformers_agree_on_the_export(job, straight, tmp_pa
     from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
     export = job.run_folder("straight") / "export"
-    picture = next((job.folder / "data" / "images").glob("*_*.png"))
+    image = next((job.folder / "data" / "images").glob("*_*.png"))
     question = "<|im_start|>user\n{}Which of the two digits is larger?<|im_end|>\n<|im_start|>assistant\n"
     prompts = [
-        {"text": question.format("<|vision_start|><|image_pad|><|vision_end|>"), "image": str(picture)},
+        {"text": question.format("<|vision_start|><|image_pad|><|vision_end|>"), "image": str(image)},
         {"text": question.format(""), "image": None},
     ]
     (tmp_path / "prompts.json").write_text(json.dumps(prompts), "utf-8")
@@ -131,8 +131,8 @@ def test_a_stock_vllm_and_transformers_agree_on_the_export(job, straight, tmp_pa
     for prompt, result in zip(prompts, results, strict=True):
         inputs = {}
         if prompt["image"]:
-            pictures = processor.image_processor(images=[Image.open(prompt["image"])], return_tensors="pt")
-            inputs = {name: pictures[name] for name in ("pixel_values", "image_grid_thw")}
+            images = processor.image_processor(images=[Image.open(prompt["image"])], return_tensors="pt")
+            inputs = {name: images[name] for name in ("pixel_values", "image_grid_thw")}
         ids = torch.tensor([[*result["prompt_ids"], *result["ids"]]])
         kinds = (ids == model.config.image_token_id).int()
         with torch.no_grad():

@@ -36,7 +36,7 @@ def look(job):
     return look
 
 
-def refused(answers, *parts):
+def rejected(answers, *parts):
     for answer in answers:
         assert isinstance(answer, str), answer
         for part in parts:
@@ -79,7 +79,7 @@ def test_it_imports_nothing_heavy_before_it_has_refused():
     ],
 )
 def test_what_the_options_name_and_is_not_there(look, changes, parts):
-    refused(look(**changes), *parts)
+    rejected(look(**changes), *parts)
 
 
 def test_all_of_it_comes_at_once(look):
@@ -92,21 +92,21 @@ def test_packages_that_the_options_ask_for(look, monkeypatch):
     found = importlib.util.find_spec
     absent = {"wandb", "transformer_engine"}
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name in absent else found(name, *more))
-    refused(
+    rejected(
         look(logging__wandb_project="x"), "logging.wandb_project = 'x', but wandb is not installed", "`wandb` extra"
     )
-    refused(look(model__spec="te"), "model.spec is 'te', but transformer-engine is not installed")
+    rejected(look(model__spec="te"), "model.spec is 'te', but transformer-engine is not installed")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: name in absent or found(name, *more))
     assert not isinstance(look(logging__wandb_project="x")[0], str)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    refused(look(model__spec="te"), "there is no CUDA device")
+    rejected(look(model__spec="te"), "there is no CUDA device")
 
 
 def test_a_reward_file_that_does_not_load(look, tmp_path):
     for body, reason in (("import no_such_module", "No module named 'no_such_module'"), ("1 / 0", "ZeroDivisionError")):
         file = tmp_path / "reward.py"
         file.write_text(f"{body}\ndef f(prompts, responses, labels):\n    return {{}}\n")
-        refused(look(reward__functions=f"[{file}:f]"), str(file), "cannot be loaded", reason)
+        rejected(look(reward__functions=f"[{file}:f]"), str(file), "cannot be loaded", reason)
 
 
 def test_sft_does_not_look_at_rewards_and_evaluation(job):
@@ -135,13 +135,13 @@ def cut_off(job):
 
 def test_a_run_folder_that_is_taken(look, cut_off):
     assert not isinstance(look("cut-off")[1], str)  # it goes on
-    refused(look("cut-off", logging__resume="never"), "logging.resume is 'never'")
-    refused(look("cut-off", optimizer__lr=1e-4), "made under other options: optimizer.lr: 0.001 before, 0.0001 now")
+    rejected(look("cut-off", logging__resume="never"), "logging.resume is 'never'")
+    rejected(look("cut-off", optimizer__lr=1e-4), "made under other options: optimizer.lr: 0.001 before, 0.0001 now")
     with open(cut_off.path / ".lock") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        refused(look("cut-off", logging__overwrite="true"), "Another process is writing")
+        rejected(look("cut-off", logging__overwrite="true"), "Another process is writing")
     cut_off.finish({"steps": 4})
-    refused(look("cut-off"), "is finished")
+    rejected(look("cut-off"), "is finished")
     assert not isinstance(look("cut-off", logging__overwrite="true")[1], str)
 
 
@@ -151,13 +151,13 @@ def test_ranks_that_look_at_once_do_not_take_each_other_for_another_run(look, cu
         monkeypatch.setenv("RANK", "1")
         assert not isinstance(look("cut-off")[0], str)
         monkeypatch.setenv("RANK", "0")
-        refused(look("cut-off"), "Another process is writing")
+        rejected(look("cut-off"), "Another process is writing")
 
 
 def test_a_layout_that_the_checkpoint_contradicts(look, cut_off):
     answers = look("cut-off", parallel__tp=1, parallel__pp=2)
-    refused(answers, "step_2 was written by tp 2, pp 1, cp 1, dp 1, vpp 1; this run has tp 1, pp 2", "model.path=")
-    refused(look("cut-off", ranks=4), "this run has tp 2, pp 1, cp 1, dp 2")
+    rejected(answers, "step_2 was written by tp 2, pp 1, cp 1, dp 1, vpp 1; this run has tp 1, pp 2", "model.path=")
+    rejected(look("cut-off", ranks=4), "this run has tp 2, pp 1, cp 1, dp 2")
     again = look("cut-off", parallel__tp=1, parallel__pp=2, logging__overwrite="true", logging__resume="never")
     assert not isinstance(again[0], str)  # it begins anew
 
@@ -173,29 +173,29 @@ def model(job, tmp_path):
 def test_weights_that_are_not_the_models(look, model):
     tensors = load_file(model / "model.safetensors")
     save_file({f"module.{name}": tensor for name, tensor in tensors.items()}, model / "model.safetensors")
-    refused(look(model__path=model), "model.path: ", "have no rule", "The prefix module. is")
+    rejected(look(model__path=model), "model.path: ", "have no rule", "The prefix module. is")
     (model / "model.safetensors").unlink()
-    refused(look(model__path=model), "no weights are there")
+    rejected(look(model__path=model), "no weights are there")
 
 
 def test_weights_of_integers_are_refused_though_names_and_shapes_fit(look, model):
     tensors = load_file(model / "model.safetensors")
     name = "model.layers.0.mlp.up_proj.weight"
     save_file({**tensors, name: tensors[name].to(torch.int8)}, model / "model.safetensors")
-    refused(look(model__path=model), name, "has dtype I8", "quantised")
+    rejected(look(model__path=model), name, "has dtype I8", "quantised")
 
 
 def test_a_rope_that_the_trainer_does_not_have(look, model):
     config = json.loads((model / "config.json").read_text())
     config["text_config"]["rope_parameters"] |= {"rope_type": "yarn", "factor": 4.0}
     (model / "config.json").write_text(json.dumps(config))
-    refused(look(model__path=model), "model.path: ", "rope_parameters.rope_type is 'yarn'")
+    rejected(look(model__path=model), "model.path: ", "rope_parameters.rope_type is 'yarn'")
 
 
 def test_small_files_that_are_missing_are_named(look, model):
     for name in ("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json", "chat_template.jinja"):
         (model / name).rename(model / "away")
-        refused(look(model__path=model), f"{model} lacks {name}", "Copy it from the model")
+        rejected(look(model__path=model), f"{model} lacks {name}", "Copy it from the model")
         (model / "away").rename(model / name)
 
 
@@ -203,7 +203,7 @@ def test_the_image_processor_of_an_old_release(look, model):
     file = model / "preprocessor_config.json"
     text = file.read_text()
     file.write_text(text.replace("Qwen2VLImageProcessor", "Qwen2_5_VLImageProcessor"))
-    refused(look(model__path=model), str(file), "'Qwen2_5_VLImageProcessor'", "Write 'Qwen2VLImageProcessor' there")
+    rejected(look(model__path=model), str(file), "'Qwen2_5_VLImageProcessor'", "Write 'Qwen2VLImageProcessor' there")
     for today in ("Qwen2VLImageProcessorFast", "Qwen2VLImageProcessorPil"):
         file.write_text(text.replace("Qwen2VLImageProcessor", today))
         assert not isinstance(look(model__path=model)[1], str)
@@ -232,7 +232,7 @@ def test_a_tokenizer_of_another_size_than_the_model(look, model):
     assert "has ids up to 393, the model has 384 rows of embeddings" in answer
 
 
-def test_a_picture_token_of_another_model(look, model):
+def test_a_image_token_of_another_model(look, model):
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps(config | {"image_token_id": 353}))
     assert "<|image_pad|> has the id 352 in the tokenizer" in look(model__path=model)[1]
@@ -242,7 +242,7 @@ def test_a_megatron_checkpoint_is_looked_at_too(look, model, tmp_path):
     hf_to_megatron(model, tmp_path / "megatron")
     assert look(model__path=tmp_path / "megatron")[1].source.info.num_layers == 4
     next((tmp_path / "megatron").glob("*.distcp")).unlink()
-    refused(look(model__path=tmp_path / "megatron"), "model.path: ", "__0_0.distcp is missing")
+    rejected(look(model__path=tmp_path / "megatron"), "model.path: ", "__0_0.distcp is missing")
 
 
 # --- plans ahead ---------------------------------------------------------------------------------------------------

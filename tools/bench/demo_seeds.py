@@ -3,7 +3,7 @@
     python tools/bench/demo_seeds.py --seeds 0 1 2 --out docs/measurements/demo_seeds.json
 
 For each seed: the demo as it is; the same RL run with rewards permuted over the batch (it must not learn); and the
-trained model on held-out questions whose pictures were exchanged (it must fall towards chance).
+trained model on held-out questions whose images were exchanged (it must fall towards chance).
 """
 
 from __future__ import annotations

@@ -76,12 +76,12 @@ ALGORITHMS = {
 
 
 def recorded_groups(seed: int = 7) -> list[Group]:
-    """The same prompts, pictures, responses, engine log-probs and rewards in every process, from plain Python."""
+    """The same prompts, images, responses, engine log-probs and rewards in every process, from plain Python."""
     draw = random.Random(seed)
     groups_ = []
     for index in range(NUM_PROMPTS):
-        pictures = [GRIDS[(index + i) % len(GRIDS)] for i in range(index % 3)]  # none, one or two
-        images = tuple(ImageKey(f"recorded {grid}", grid, grid[1] * grid[2] // 4) for grid in pictures)
+        grids = [GRIDS[(index + i) % len(GRIDS)] for i in range(index % 3)]  # none, one or two
+        images = tuple(ImageKey(f"recorded {grid}", grid, grid[1] * grid[2] // 4) for grid in grids)
         prompt = Prompt(f"recorded {index}", index, (), "", (), (), images)
         samples = []
         for number in range(NUM_SAMPLES):
@@ -94,8 +94,8 @@ def recorded_groups(seed: int = 7) -> list[Group]:
     return groups_
 
 
-def with_pictures(group: Group, info: ModelInfo) -> Group:
-    """Put the placeholders of a group's pictures in the middle of its prompt."""
+def with_images(group: Group, info: ModelInfo) -> Group:
+    """Put the placeholders of a group's images in the middle of its prompt."""
     ids = group.prompt.token_ids
     middle = [
         token
@@ -135,7 +135,7 @@ def run_model(variant: Variant, folder: str) -> dict[str, torch.Tensor]:
     """Log-probs and entropies of recorded tokens, the loss and its gradients, the tower's included."""
     policy = policy_of(variant, folder, freeze_vision=False, lr=1e-6)
     differing = differing_from_a_checkpoint(policy, folder)
-    recorded = [with_pictures(group, policy.info) for group in recorded_groups()]
+    recorded = [with_images(group, policy.info) for group in recorded_groups()]
     items = [
         Item(
             group.prompt,
@@ -185,7 +185,7 @@ def differing_from_a_checkpoint(policy: Policy, folder: str) -> int:
 def run_sft(variant: Variant, folder: str) -> dict[str, torch.Tensor]:
     """Optimizer steps on two batches of demonstrations in turn; the tower trains."""
     policy = policy_of(variant, folder, freeze_vision=False, lr=3e-4)
-    recorded = [with_pictures(group, policy.info) for group in recorded_groups()]
+    recorded = [with_images(group, policy.info) for group in recorded_groups()]
     demonstrations = PromptSet(
         tuple(group.prompt for group in recorded), tuple(group.samples[0].token_ids for group in recorded), {}
     )
@@ -206,7 +206,7 @@ def run_rl(variant: Variant, folder: str, algorithm: Mapping[str, object]) -> di
     policy = policy_of(variant, folder, freeze_vision=True, lr=3e-4, algorithm=algorithm)
     options = policy.config.algorithm
     reference = ReferencePolicy(policy) if options.kl.coef else None
-    recorded = [with_pictures(group, policy.info) for group in recorded_groups()]
+    recorded = [with_images(group, policy.info) for group in recorded_groups()]
     old_all, metrics, penalties_all = [], [], []
     for _ in range(ROLLOUTS):
         chunks = cut_into_updates(recorded, NUM_PROMPTS * NUM_SAMPLES // 2)

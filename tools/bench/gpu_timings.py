@@ -2,7 +2,7 @@
 
     python tools/bench/gpu_timings.py '{"name": "cuda bf16", "device": "cuda", "dtype": "bf16", ...}' 1b OUT.json
 
-The language model alone: no pictures, the frozen tower lies idle. Weights are random, which costs the same time.
+The language model alone: no images, the frozen tower lies idle. Weights are random, which costs the same time.
 """
 
 from __future__ import annotations

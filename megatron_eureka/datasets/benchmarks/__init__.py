@@ -8,7 +8,7 @@ from pathlib import Path
 from megatron_eureka.data.bad_row import BadRow, LeftOut
 from megatron_eureka.datasets.benchmarks import jsonl, k12, mathverse, mathvision, mathvista, olympiadbench
 from megatron_eureka.datasets.benchmarks.item import BenchmarkItem
-from megatron_eureka.datasets.pictures import PictureFolder
+from megatron_eureka.datasets.images import ImageFolder
 from megatron_eureka.datasets.tables import find_files, read_table
 
 # Each has PATTERNS, where its file lies in a downloaded folder, and read_item.
@@ -32,13 +32,13 @@ class Benchmark:
     left_out: dict[str, int]  # malformed rows by kind
 
 
-def load_benchmark(name: str, path: str | Path, picture_folder: Path | None = None, limit: int = 0) -> Benchmark:
+def load_benchmark(name: str, path: str | Path, image_folder: Path | None = None, limit: int = 0) -> Benchmark:
     """Read a benchmark; malformed rows are counted and named, not fatal.
 
     Args:
         name: one of BENCHMARKS.
         path: the file, or the folder as its hub lays it out.
-        picture_folder: where pictures go that are not files already; None: they are looked at and not kept.
+        image_folder: where images go that are not files already; None: they are looked at and not kept.
         limit: stop after so many items; 0: all.
 
     Raises:
@@ -48,10 +48,10 @@ def load_benchmark(name: str, path: str | Path, picture_folder: Path | None = No
         raise ValueError(f"There is no benchmark {name!r}. Choose one of {', '.join(BENCHMARKS)}.")
     module = BENCHMARKS[name]
     files = find_files(Path(path), module.PATTERNS)
-    pictures, items, left_out = PictureFolder(picture_folder), {}, LeftOut()
+    images, items, left_out = ImageFolder(image_folder), {}, LeftOut()
     for row in (row for file in files for row in read_table(file)):
         try:
-            item = module.read_item(row, pictures)
+            item = module.read_item(row, images)
             if item.id in items:
                 raise BadRow("row", f"id {item.id!r} is that of {items[item.id].place} too")
         except BadRow as error:

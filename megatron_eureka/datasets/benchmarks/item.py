@@ -60,17 +60,17 @@ def subsets_of(values: Any, axes: Iterable[str]) -> dict[str, tuple[str, ...]]:
     return {axis: found for axis, found in texts.items() if found}
 
 
-def user_turn(text: str, pictures: Mapping[str, str]) -> tuple[dict, ...]:
-    """One user turn, pictures at their placeholders' first places; those without one come first, in their order.
+def user_turn(text: str, images: Mapping[str, str]) -> tuple[dict, ...]:
+    """One user turn, images at their placeholders' first places; those without one come first, in their order.
 
     Args:
         text: the question.
-        pictures: placeholder in the text -> source.
+        images: placeholder in the text -> source.
     """
-    parts: list[dict] = [{"type": "image", "image": source} for name, source in pictures.items() if name not in text]
-    for name in sorted((name for name in pictures if name in text), key=text.index):
+    parts: list[dict] = [{"type": "image", "image": source} for name, source in images.items() if name not in text]
+    for name in sorted((name for name in images if name in text), key=text.index):
         before, _, text = text.partition(name)
-        parts += [*_text_part(before), {"type": "image", "image": pictures[name]}]
+        parts += [*_text_part(before), {"type": "image", "image": images[name]}]
     return ({"role": "user", "content": parts + _text_part(text)},)
 
 

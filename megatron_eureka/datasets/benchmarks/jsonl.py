@@ -7,14 +7,14 @@ from megatron_eureka.data.bad_row import bad_row
 from megatron_eureka.data.labels import bare_label
 from megatron_eureka.data.messages import parse_prompt
 from megatron_eureka.datasets.benchmarks.item import BenchmarkItem, subsets_of
-from megatron_eureka.datasets.pictures import PictureFolder
+from megatron_eureka.datasets.images import ImageFolder
 from megatron_eureka.datasets.placing import with_sources
 from megatron_eureka.datasets.tables import Row
 
 PATTERNS = ("test.jsonl", "heldout.jsonl", "*.jsonl")
 
 
-def read_item(row: Row, pictures: PictureFolder) -> BenchmarkItem:
+def read_item(row: Row, images: ImageFolder) -> BenchmarkItem:
     """One line; see `BenchmarkItem` for what it raises."""
     with bad_row("question"):
         turns = parse_prompt(row.columns.get("message"))
@@ -22,7 +22,7 @@ def read_item(row: Row, pictures: PictureFolder) -> BenchmarkItem:
     return BenchmarkItem(
         id=row.id("id"),
         place=row.place,
-        messages=tuple(with_sources(turn, lambda source: pictures.source(source, row.roots)) for turn in turns),
+        messages=tuple(with_sources(turn, lambda source: images.source(source, row.roots)) for turn in turns),
         gold=(answer,),
         question=question_of(answer),
         as_trained=True,

@@ -1,6 +1,6 @@
-"""MathVerse (AI4Math/MathVerse, testmini): one problem in up to six versions, from mostly text to a picture alone.
+"""MathVerse (AI4Math/MathVerse, testmini): one problem in up to six versions, from mostly text to an image alone.
 
-The text-only version has no picture; in the vision-only one the question stands in the picture.
+The text-only version has no image; in the vision-only one the question stands in the image.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 from megatron_eureka.answers import Question
 from megatron_eureka.data.bad_row import BadRow
 from megatron_eureka.datasets.benchmarks.item import BenchmarkItem, options_in, subsets_of, user_turn
+from megatron_eureka.datasets.images import ImageFolder
 from megatron_eureka.datasets.layouts import CHOICE_HINT
-from megatron_eureka.datasets.pictures import PictureFolder
 from megatron_eureka.datasets.tables import Row
 
 PATTERNS = (
@@ -21,22 +21,22 @@ PATTERNS = (
     "testmini_text_only.parquet",
     "testmini_text_only.json",
 )
-IN_PICTURE = "Answer the question that is shown in the picture."
+IN_IMAGE = "Answer the question that is shown in the picture."
 
 
-def read_item(row: Row, pictures: PictureFolder) -> BenchmarkItem:
+def read_item(row: Row, images: ImageFolder) -> BenchmarkItem:
     """One version of one problem; see `BenchmarkItem` for what it raises."""
     question, answer, version = row.text("question"), row.text("answer"), row.text("problem_version")
-    has_picture = bool(row.columns.get("image"))
-    if not question and not has_picture:
-        raise BadRow("question", "there is neither a question nor a picture")
-    if not has_picture and "vision" in version.casefold():
-        raise BadRow("picture", f"version {version!r} has no picture")
-    sources = {"<image>": pictures.source(row.columns["image"], row.roots)} if has_picture else {}
+    has_image = bool(row.columns.get("image"))
+    if not question and not has_image:
+        raise BadRow("question", "there is neither a question nor an image")
+    if not has_image and "vision" in version.casefold():
+        raise BadRow("image", f"version {version!r} has no image")
+    sources = {"<image>": images.source(row.columns["image"], row.roots)} if has_image else {}
     is_choice = row.text("question_type") == "multi-choice"
     if is_choice and (len(answer) != 1 or not "A" <= answer.upper() <= "J"):
         raise BadRow("answer", f"the answer {answer!r} of a multiple-choice question is no letter")
-    text = question or IN_PICTURE
+    text = question or IN_IMAGE
     return BenchmarkItem(
         id=row.id("sample_index"),
         place=row.place,

@@ -1,4 +1,4 @@
-"""MathVista (AI4Math/MathVista, testmini): parquet with pictures inside, or testmini.json with a folder of them.
+"""MathVista (AI4Math/MathVista, testmini): parquet with images inside, or testmini.json with a folder of them.
 
 The gold of a multiple-choice question is the text of the option; here it becomes its letter.
 """
@@ -8,8 +8,8 @@ from __future__ import annotations
 from megatron_eureka.answers import Question
 from megatron_eureka.data.bad_row import BadRow
 from megatron_eureka.datasets.benchmarks.item import BenchmarkItem, question_of, subsets_of, user_turn
+from megatron_eureka.datasets.images import ImageFolder
 from megatron_eureka.datasets.layouts import CHOICE_HINT, LETTERS, option_lines
-from megatron_eureka.datasets.pictures import PictureFolder
 from megatron_eureka.datasets.tables import Row
 
 PATTERNS = ("data/testmini-*.parquet", "testmini-*.parquet", "testmini.json", "data/testmini.json")
@@ -17,12 +17,12 @@ AXES = ("task", "skills", "category", "context", "grade", "language", "source")
 KINDS = ("text", "integer", "float", "list")
 
 
-def read_item(row: Row, pictures: PictureFolder) -> BenchmarkItem:
+def read_item(row: Row, images: ImageFolder) -> BenchmarkItem:
     """One problem; see `BenchmarkItem` for what it raises."""
     question, answer, unit = question_of(row), row.text("answer"), row.text("unit")
     choices = row.texts("choices")
     kind, gold = _kind_and_gold(row, answer, choices)
-    source = pictures.source(row.columns.get("decoded_image") or row.columns.get("image"), row.roots)
+    source = images.source(row.columns.get("decoded_image") or row.columns.get("image"), row.roots)
     precision = _precision(row) if kind == "float" else None
     text = "\n".join(
         [f"{question} (Unit: {unit})" if unit else question, *option_lines(choices), _hint(kind, precision)]

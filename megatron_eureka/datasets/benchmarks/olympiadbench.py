@@ -1,6 +1,6 @@
 """OlympiadBench (Hothan/OlympiadBench, OE_MM_maths_en_COMP): parquet with image_1 to image_9, or JSON with a folder.
 
-The hub's questions name their pictures <image_1>, the authors' archive <img_3362> (images/3362.jpg). `final_answer` is
+The hub's questions name their images <image_1>, the authors' archive <img_3362> (images/3362.jpg). `final_answer` is
 a list, mostly of one text, in which several answers stand with commas between them.
 """
 
@@ -14,7 +14,7 @@ from megatron_eureka.answers.notation import normal
 from megatron_eureka.answers.several import split_answers
 from megatron_eureka.data.bad_row import BadRow
 from megatron_eureka.datasets.benchmarks.item import BenchmarkItem, question_of, subsets_of, user_turn
-from megatron_eureka.datasets.pictures import PictureFolder
+from megatron_eureka.datasets.images import ImageFolder
 from megatron_eureka.datasets.tables import Row
 
 NAME = "OE_MM_maths_en_COMP"
@@ -25,7 +25,7 @@ _PLACEHOLDER = re.compile(r"<(?:image_(\d{1,2})|img_(\d{1,9}))>")
 AXES = ("subfield", "answer_type", "difficulty", "language", "modality")
 
 
-def read_item(row: Row, pictures: PictureFolder) -> BenchmarkItem:
+def read_item(row: Row, images: ImageFolder) -> BenchmarkItem:
     """One problem; see `BenchmarkItem` for what it raises."""
     question, context = question_of(row), row.text("context")
     text = f"{context}\n\n{question}" if context else question
@@ -37,7 +37,7 @@ def read_item(row: Row, pictures: PictureFolder) -> BenchmarkItem:
     return BenchmarkItem(
         id=row.id("id"),
         place=row.place,
-        messages=user_turn(f"{text}\n{_hint(several, unit)}".strip(), _sources(row, text, pictures)),
+        messages=user_turn(f"{text}\n{_hint(several, unit)}".strip(), _sources(row, text, images)),
         gold=gold,
         question=Question(
             "several" if several else "free",
@@ -48,16 +48,16 @@ def read_item(row: Row, pictures: PictureFolder) -> BenchmarkItem:
     )
 
 
-def _sources(row: Row, text: str, pictures: PictureFolder) -> dict[str, str]:
-    """Placeholder -> source of every picture of the row; a placeholder without one makes it malformed."""
+def _sources(row: Row, text: str, images: ImageFolder) -> dict[str, str]:
+    """Placeholder -> source of every image of the row; a placeholder without one makes it malformed."""
     values = {f"<image_{number}>": row.columns.get(f"image_{number}") for number in range(1, MAX_IMAGES + 1)}
-    sources = {name: pictures.source(value, row.roots) for name, value in values.items() if value}
+    sources = {name: images.source(value, row.roots) for name, value in values.items() if value}
     for found in _PLACEHOLDER.finditer(text):
         name, number = found.group(0), found.group(2)
         if name not in sources and number is not None:
-            sources[name] = pictures.source(f"{number}.jpg", row.roots)
+            sources[name] = images.source(f"{number}.jpg", row.roots)
         if name not in sources:
-            raise BadRow("picture", f"the question names {name}, which the row does not have")
+            raise BadRow("image", f"the question names {name}, which the row does not have")
     return sources
 
 

@@ -1,4 +1,4 @@
-"""How vLLM is told of the pictures that come."""
+"""How vLLM is told of the images that come."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def engine_images(max_images: int, max_pixels: int) -> dict[str, Any]:
 
     Args:
         max_images: of one prompt.
-        max_pixels: of one picture.
+        max_pixels: of one image.
     """
     return {
         "limit_mm_per_prompt": {"image": max_images, "video": 0},

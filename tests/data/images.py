@@ -1,4 +1,4 @@
-"""Pictures for the tests of data sets: triangles with letters, which look different, and re-encoded ones."""
+"""Images for the tests of data sets: triangles with letters, which look different, and re-encoded ones."""
 
 import random
 from io import BytesIO
@@ -9,19 +9,19 @@ from PIL import Image, ImageDraw
 
 def triangle(seed: int, size: tuple[int, int] = (240, 180)) -> Image.Image:
     rng = random.Random(seed)
-    picture = Image.new("RGB", size, "white")
+    image = Image.new("RGB", size, "white")
     corners = [(rng.randint(10, size[0] - 10), rng.randint(10, size[1] - 10)) for _ in range(3)]
-    draw = ImageDraw.Draw(picture)
+    draw = ImageDraw.Draw(image)
     draw.polygon(corners, outline="black", width=2)
     for corner, letter in zip(corners, "ABC", strict=True):
         draw.text(corner, letter, fill="black")
-    return picture
+    return image
 
 
-def encoded(picture: Image.Image, kind: str = "PNG", scale: float = 1.0, **options: int) -> bytes:
+def encoded(image: Image.Image, kind: str = "PNG", scale: float = 1.0, **options: int) -> bytes:
     data = BytesIO()
-    size = (round(picture.width * scale), round(picture.height * scale))
-    picture.resize(size).save(data, kind, **options)
+    size = (round(image.width * scale), round(image.height * scale))
+    image.resize(size).save(data, kind, **options)
     return data.getvalue()
 
 

@@ -16,7 +16,7 @@ def rewrite(folder, change):
     save_file(tensors, folder / "model.safetensors")
 
 
-def refused(convert, source, target, *parts, **options):
+def rejected(convert, source, target, *parts, **options):
     """One message with all parts; the source is untouched, and beside it there is nothing new."""
     before, beside = snapshot(source), set(source.parent.iterdir())
     with pytest.raises(ValueError) as error:

@@ -1,4 +1,4 @@
-"""Files of pictures, read by everybody in one way: regular ones of a bounded size, whatever a path leads to."""
+"""Files of images, read by everybody in one way: regular ones of a bounded size, whatever a path leads to."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import os
 import stat
 from pathlib import Path
 
-MAX_BYTES = 256 << 20  # more than any encoded picture that Pillow would decode
+MAX_BYTES = 256 << 20  # more than any encoded image that Pillow would decode
 
 
-def read_picture_file(path: str | Path) -> bytes:
+def read_image_file(path: str | Path) -> bytes:
     """The file's bytes.
 
     Raises:
@@ -22,13 +22,13 @@ def read_picture_file(path: str | Path) -> bytes:
         with open(path, "rb", opener=_without_waiting) as file:
             about = os.fstat(file.fileno())
             if not stat.S_ISREG(about.st_mode):
-                raise ValueError(f"{path} is no regular file. Give the path of a picture.")
+                raise ValueError(f"{path} is no regular file. Give the path of an image.")
             # It may grow meanwhile; those of /proc say that they are empty.
             data = file.read(MAX_BYTES + 1) if about.st_size <= MAX_BYTES else None
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror or error}. Check the path and data.image_root.") from error
     if data is None or len(data) > MAX_BYTES:
-        raise ValueError(f"{path} is larger than {MAX_BYTES >> 20} MiB, the most that is read of a picture.")
+        raise ValueError(f"{path} is larger than {MAX_BYTES >> 20} MiB, the most that is read of an image.")
     return data
 
 
