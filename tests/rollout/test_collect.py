@@ -55,7 +55,7 @@ def on_one_rank(body):
 
 @pytest.mark.parametrize(("world", "engines"), [(2, 2), (2, 1), (4, 2)])
 def test_engines_share_the_prompts_and_all_ranks_get_all_groups(world, engines):
-    prompts = [prompt(number, "2", images=["a", "b"] if number == 3 else []) for number in range(5)]
+    prompts = [prompt(number, "2", names=["a", "b"] if number == 3 else []) for number in range(5)]
     seeds = [(10 * number, 10 * number + 1) for number in range(5)]
     timed = []
 
