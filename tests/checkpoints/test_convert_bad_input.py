@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.checkpoints.rejections import K_PROJ, rejected, rewrite
 
 from examples.digits.model import make_model
 from megatron_eureka.checkpoints import hf_to_megatron, megatron_to_hf, save_hf, verify
 from megatron_eureka.checkpoints.torch_dist_reader import TorchDistReader
 from tests.checkpoints.reference import assert_equal, read_checkpoint
+from tests.checkpoints.rejections import K_PROJ, rejected, rewrite
 from tests.checkpoints.test_save import read_all
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
-from tests.checkpoints.rejections import K_PROJ, rejected, rewrite, snapshot
 
 from megatron_eureka.checkpoints import (
     companions,
@@ -26,6 +25,7 @@ from megatron_eureka.checkpoints import (
     to_megatron,
     verify,
 )
+from tests.checkpoints.rejections import K_PROJ, rejected, rewrite, snapshot
 
 ROOT = Path(__file__).resolve().parents[2]
 

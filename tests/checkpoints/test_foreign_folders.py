@@ -6,11 +6,11 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.checkpoints.rejections import rejected, rewrite
 
 from megatron_eureka.checkpoints import check_hf_keys, companions, hf_to_megatron, megatron_to_hf, save_hf
 from megatron_eureka.families.folder import find_model_folder
 from megatron_eureka.families.source import ModelSource
+from tests.checkpoints.rejections import rejected, rewrite
 
 
 def shards_without_index(folder):
