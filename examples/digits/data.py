@@ -50,8 +50,8 @@ class Scans:
 def load_scans(seed: int) -> Scans:
     """The scans, scaled, and their split."""
     digits = load_digits()
-    grey = np.clip(digits.images / 16 * 255, 0, 255).astype(np.uint8)
-    scaled = [np.asarray(Image.fromarray(scan).resize((SIZE, SIZE), Image.Resampling.BILINEAR)) for scan in grey]
+    gray = np.clip(digits.images / 16 * 255, 0, 255).astype(np.uint8)
+    scaled = [np.asarray(Image.fromarray(scan).resize((SIZE, SIZE), Image.Resampling.BILINEAR)) for scan in gray]
     order = np.random.default_rng([seed, 0]).permutation(len(scaled))
     return Scans(np.stack(scaled), digits.target.astype(int), order[:NUM_TRAIN_SCANS], order[NUM_TRAIN_SCANS:])
 

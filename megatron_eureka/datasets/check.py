@@ -107,14 +107,14 @@ def _sound(found: Iterable[Item | Problem], report: Report) -> list[Item]:
 
 
 def _label_problems(items: list[Item], judge_labels: JudgeLabels, report: Report) -> list[Problem]:
-    labelled = [item for item in items if item.answer is not None]
-    labels = list(dict.fromkeys(item.answer for item in labelled))
+    labeled = [item for item in items if item.answer is not None]
+    labels = list(dict.fromkeys(item.answer for item in labeled))
     verdicts = dict(zip(labels, judge_labels(labels), strict=True))
-    bad = [item for item in labelled if verdicts[item.answer][1] is not None]
-    kinds = Counter(verdicts[item.answer][0] for item in labelled)
-    report.answers = {"kinds": dict(kinds.most_common()), "without": len(items) - len(labelled)}
-    if labelled:
-        report.answers["parse_rate"] = 1 - len(bad) / len(labelled)
+    bad = [item for item in labeled if verdicts[item.answer][1] is not None]
+    kinds = Counter(verdicts[item.answer][0] for item in labeled)
+    report.answers = {"kinds": dict(kinds.most_common()), "without": len(items) - len(labeled)}
+    if labeled:
+        report.answers["parse_rate"] = 1 - len(bad) / len(labeled)
     return [Problem("label", item.place, verdicts[item.answer][1]) for item in bad]
 
 

@@ -149,8 +149,8 @@ def with_options(question: str, options: Sequence[str]) -> str:
     letters = LETTERS[: len(options)]
     if not options:
         return question
-    reported = tuple(options) == tuple(letters) or all(f"({letter})" in question for letter in letters)
-    return "\n".join([question, *([] if reported else option_lines(options)), CHOICE_HINT])
+    listed = tuple(options) == tuple(letters) or all(f"({letter})" in question for letter in letters)
+    return "\n".join([question, *([] if listed else option_lines(options)), CHOICE_HINT])
 
 
 def option_lines(options: Sequence[str]) -> list[str]:

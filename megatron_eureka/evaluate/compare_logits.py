@@ -83,8 +83,8 @@ def compare_logits(hf: str | Path, megatron: str | Path) -> LogitComparison:
 
 def made_up_prompts(info: ModelInfo) -> list[Prompt]:
     """Text alone and, of a model that sees, one image and several of different shapes; drawn with a fixed seed."""
-    images = [(), GRIDS[:1], GRIDS] if info.vision else [()]
-    return [_prompt(info, number, grids) for number, grids in enumerate(images)]
+    of_prompts = [(), GRIDS[:1], GRIDS] if info.vision else [()]
+    return [_prompt(info, number, grids) for number, grids in enumerate(of_prompts)]
 
 
 def _prompt(info: ModelInfo, number: int, grids: tuple[tuple[int, int, int], ...]) -> Prompt:

@@ -1,4 +1,4 @@
-"""Images of a run, made from what it wrote to disk."""
+"""Plots of a run, made from what it wrote to disk."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ class VerifierPool:
         with self._lock:
             if self._loop is None or self._pid != os.getpid():  # after a fork the parent's workers are not ours
                 self._begin()
-            return self._loop.submit(_reported(work))
+            return self._loop.submit(_naming_the_end(work))
 
     def _begin(self) -> None:
         self._pid, self._loop = os.getpid(), LoopThread("verifier")
@@ -180,7 +180,7 @@ class VerifierPool:
             await self._end(process)
 
 
-async def _reported(work: Coroutine) -> Any:
+async def _naming_the_end(work: Coroutine) -> Any:
     try:
         return await work
     except asyncio.CancelledError:

@@ -56,8 +56,8 @@ def _corrected(policy: Policy, row: TrainRow, trainer: torch.Tensor) -> tuple[Tr
     if policy.config.rollout.samples_whole_vocabulary:
         old = torch.where(stale & drawn, engine, trainer)
     correction = correct(old, torch.where(drawn, engine, trainer), index, options)
-    reported = drawn & ~stale
-    sums = correction_sums(trainer[reported], engine[reported], index[reported], correction.of(reported), options)
+    measured = drawn & ~stale
+    sums = correction_sums(trainer[measured], engine[measured], index[measured], correction.of(measured), options)
     return replace(row, old_logprobs=old, correction=correction.weights), Sums.of(sums)
 
 

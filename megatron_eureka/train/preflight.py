@@ -117,12 +117,12 @@ def _named_parts(config: Config, task: Task) -> Iterator[str]:
     validations += [(check_address, url) for url in reward.services]
     if options.enabled:
         validations += [(sampling, config), (pass_ks, options), (sources, options)]
-    yield from filter(None, (_problem_with(look, named) for look, named in validations))
+    yield from filter(None, (_problem_with(validate, named) for validate, named in validations))
 
 
-def _problem_with(look, named) -> str | None:
+def _problem_with(validate, named) -> str | None:
     try:
-        look(named)
+        validate(named)
     except ValueError as error:
         return str(error)
     return None

@@ -27,11 +27,11 @@ def encoded(image: Image.Image, kind: str = "PNG", scale: float = 1.0, **options
 
 def drawing_in(mode: str, seed: int = 1) -> Image.Image:
     """The triangle as files of that mode hold it; where there is transparency, black ink on nothing."""
-    grey = triangle(seed).convert("L")
-    level = np.asarray(grey)
+    gray = triangle(seed).convert("L")
+    level = np.asarray(gray)
     if mode in ("RGBA", "LA", "P"):
-        ink = Image.new("RGBA", grey.size, "black")
-        ink.putalpha(grey.point(lambda value: 255 - value))
+        ink = Image.new("RGBA", gray.size, "black")
+        ink.putalpha(gray.point(lambda value: 255 - value))
         return ink.quantize(16) if mode == "P" else ink if mode == "RGBA" else ink.convert("LA")
     if mode == "I;16":
         return Image.fromarray(level.astype(np.uint16) * 257)

@@ -191,7 +191,7 @@ def test_placeholders_are_counted_against_the_images(folder):
     assert found(check_files([path], judge)) == [("message", 1), ("message", 3)]
 
 
-def test_a_image_alone_and_turns_before_the_last_are_prompts(folder, processor):
+def test_an_image_alone_and_turns_before_the_last_are_prompts(folder, processor):
     folder.image("0.png", 0)
     alone = turns([{"type": "image", "image": "0.png"}])
     talk = alone | {"message": [*turns("2 + 2?")["message"], {"role": "assistant", "content": "4"}, *alone["message"]]}

@@ -35,7 +35,7 @@ def content_of(line: str) -> list:
     return user["content"]
 
 
-def test_every_form_of_a_image_is_taken_and_bad_rows_are_named(tmp_path, processor, caplog):
+def test_every_form_of_an_image_is_taken_and_bad_rows_are_named(tmp_path, processor, caplog):
     (tmp_path / "own.png").write_bytes(ONE)
     text = base64.b64encode(TWO).decode()
     rows = [

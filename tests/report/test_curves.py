@@ -12,7 +12,7 @@ from megatron_eureka.report.curves import heldout_bands, plot_rewards
 from megatron_eureka.runs.metrics_writer import read_metrics
 
 # Matplotlib's first three colours, in the order of the curves that are there.
-COLOURS = ((31, 119, 180), (255, 127, 14), (44, 160, 44))
+COLORS = ((31, 119, 180), (255, 127, 14), (44, 160, 44))
 
 REWARDS = [{"step": step, "reward/total/mean": step / 4, "reward/accuracy/mean": step / 8} for step in range(1, 4)]
 EVALUATIONS = [{"step": 0, "evaluation/accuracy": 0.25}, {"step": 3, "evaluation/accuracy": 0.5}]
@@ -23,10 +23,10 @@ def write_metrics(folder, lines):
     return folder
 
 
-def num_colours(file) -> int:
+def num_colors(file) -> int:
     """How many of the curves' colours the image has, counted from the first."""
     pixels = np.asarray(Image.open(file).convert("RGB"))
-    found = [bool((pixels == colour).all(-1).any()) for colour in COLOURS]
+    found = [bool((pixels == color).all(-1).any()) for color in COLORS]
     assert found == sorted(found, reverse=True)
     return sum(found)
 
@@ -46,7 +46,7 @@ def test_the_image_has_a_curve_for_each_series_that_was_logged(tmp_path, lines, 
     assert file == tmp_path / "reward.png"
     with Image.open(file) as image:
         assert (image.format, image.size) == ("PNG", (840, 480))  # 7 by 4 inches, 120 dots each
-    assert num_colours(file) == curves
+    assert num_colors(file) == curves
 
 
 @pytest.mark.parametrize("lines", [[], [{"step": 1, "actor/loss": 0.5}]], ids=["no lines", "no rewards"])
@@ -61,7 +61,7 @@ def test_metrics_are_read_in_order(tmp_path):
 
 
 def test_held_out_accuracy_has_its_interval(tmp_path):
-    """Three of ten right before, eight after step 20; the band is drawn in the curve's colour, paler."""
+    """Three of ten right before, eight after step 20; the band is drawn in the curve's color, paler."""
     write_metrics(tmp_path, [EVALUATIONS[0], *REWARDS, EVALUATIONS[1]])
     for step, right in ((20, 8), (0, 3)):
         items = tuple(Item(f"p{n}", "", "", float(n < right), 1.0) for n in range(10))
@@ -70,5 +70,5 @@ def test_held_out_accuracy_has_its_interval(tmp_path):
     assert [step for step, *_ in bands] == [0, 20]
     assert [band[1:] for band in bands] == [pytest.approx(wilson(3, 10)), pytest.approx(wilson(8, 10))]
     pixels = np.asarray(Image.open(plot_rewards(tmp_path)).convert("RGB"))
-    pale = [round(255 - 0.15 * (255 - channel)) for channel in COLOURS[2]]
+    pale = [round(255 - 0.15 * (255 - channel)) for channel in COLORS[2]]
     assert (np.abs(pixels.astype(int) - pale).max(-1) <= 2).sum() > 1000  # an area, not a line

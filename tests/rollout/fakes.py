@@ -38,7 +38,7 @@ class RecordingEngine(DealtEngine):
     Prompts are dealt over engines, and samples travel, as those of real ones.
 
     Args:
-        refused: ids of prompts that get no responses.
+        rejected: ids of prompts that get no responses.
         images: of the prompts.
     """
 

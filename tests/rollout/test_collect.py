@@ -96,7 +96,7 @@ def test_engines_share_the_prompts_and_all_ranks_get_all_groups(world, engines):
             assert scored == [([f"question {number}"] * 2, ["0", "1"], ["2"] * 2) for number in answered]
 
 
-def test_a_image_that_breaks_late_ends_the_job_or_refuses_its_prompt():
+def test_an_image_that_breaks_late_ends_the_job_or_refuses_its_prompt():
     prompts = [prompt(0, "2", ["fine"]), prompt(1, "2", ["fine", "torn"]), prompt(2, "2")]
     arguments = prompts, [(0,), (1,), (2,)], SamplingOptions()
 

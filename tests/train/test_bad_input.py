@@ -52,7 +52,7 @@ def test_a_truncated_weight_file_is_named(job, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_image_that_is_none_is_named_by_line_or_skipped_and_counted(job, tmp_path):
+def test_an_image_that_is_none_is_named_by_line_or_skipped_and_counted(job, tmp_path):
     lines = (job.folder / "data" / "sft.jsonl").read_text("utf-8").splitlines()[:16]
     broken = json.loads(lines[2])
     broken["message"] = [{"role": "user", "content": [{"type": "image", "image": str(tmp_path / "no.png")}]}]

@@ -232,7 +232,7 @@ def test_a_tokenizer_of_another_size_than_the_model(look, model):
     assert "has ids up to 393, the model has 384 rows of embeddings" in answer
 
 
-def test_a_image_token_of_another_model(look, model):
+def test_an_image_token_of_another_model(look, model):
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps(config | {"image_token_id": 353}))
     assert "<|image_pad|> has the id 352 in the tokenizer" in look(model__path=model)[1]
