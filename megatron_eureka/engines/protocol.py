@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
-    from megatron_eureka.config.schema import Config
+    from megatron_eureka.config.schema import Rollout
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,8 @@ class SamplingOptions:
     stop: tuple[str, ...] = ()  # strings that end a response, besides the model's end tokens; kept in the text
 
     @classmethod
-    def from_config(cls, config: Config, *, greedy: bool = False) -> SamplingOptions:
+    def from_rollout(cls, rollout: Rollout, *, greedy: bool = False) -> SamplingOptions:
         """The run's sampling, or greedy decoding with the same limits for evaluation."""
-        rollout = config.rollout
         if greedy:
             return cls(temperature=0.0, max_tokens=rollout.max_response_tokens, stop=tuple(rollout.stop))
         return cls(rollout.temperature, rollout.top_p, rollout.top_k, rollout.max_response_tokens, tuple(rollout.stop))

@@ -152,7 +152,7 @@ def _answer(config: Config, engine: Engine, work: OpenBenchmark) -> None:
     size, total = config.evaluation.chunk_prompts, len(work.questions)
     for start in range(0, total, size):
         chunk = work.questions[start : start + size]
-        responses = ask(config, engine, chunk, sampling(config))
+        responses = ask(config, engine, chunk, sampling(config.evaluation, config.rollout))
         if work.file is not None:
             work.file.append(responses)
             logger.info("%s: %d of %d items answered", work.name, start + len(chunk), total)

@@ -65,7 +65,7 @@ def evaluate(config: Config, engine: Engine, scorer: Scores, prompts: Sequence[P
     Returns:
         the items in the order of the prompts, the same on every rank but for responses, which rank 0 alone has.
     """
-    sampling = SamplingOptions.from_config(config, greedy=True)
+    sampling = SamplingOptions.from_rollout(config.rollout, greedy=True)
     reject_broken = config.data.on_error == "skip"
     seeds = [(0,)] * len(prompts)
     results = engine.sample(prompts, seeds, sampling, partial(submit, scorer), reject_broken=reject_broken)

@@ -28,7 +28,7 @@ def open_benchmarks(config: Config, processor: Any, store: ImageStore, folder: P
     """
     if not config.evaluation.enabled:
         return ()
-    sampling(config), pass_ks(config.evaluation)
+    sampling(config.evaluation, config.rollout), pass_ks(config.evaluation)
     images = folder / "images"
     return tuple(open_benchmark(config, source, processor, store, images) for source in sources(config.evaluation))
 
@@ -48,7 +48,7 @@ def evaluate_benchmarks(
     reward = config.reward
     with AnswerScorer(reward.workers, reward.timeout_s, reward.compat) as scorer:
         for opened in benchmarks:
-            responses = ask(config, engine, opened.questions, sampling(config))
+            responses = ask(config, engine, opened.questions, sampling(config.evaluation, config.rollout))
             if opened.benchmark is None:
                 continue
             results = score_responses(opened.benchmark, {response.id: response for response in responses}, scorer)

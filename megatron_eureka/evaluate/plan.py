@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from megatron_eureka.config.schema import Config, Evaluation
+from megatron_eureka.config.schema import Config, Evaluation, Rollout
 from megatron_eureka.datasets.benchmarks import BENCHMARKS, Benchmark
 from megatron_eureka.datasets.benchmarks.item import BenchmarkItem
 from megatron_eureka.engines.protocol import SamplingOptions
@@ -43,21 +43,20 @@ def sources(options: Evaluation) -> tuple[Source, ...]:
     return tuple(found.values())
 
 
-def sampling(config: Config) -> SamplingOptions:
+def sampling(options: Evaluation, rollout: Rollout) -> SamplingOptions:
     """How answers are drawn: greedily, unless a temperature is given.
 
     Raises:
         ValueError: several samples without a temperature.
     """
-    options = config.evaluation
     if options.samples > 1 and not options.temperature:
         raise ValueError(
             f"evaluation.samples = {options.samples} needs a temperature above 0, greedy samples are all the same: "
             "give evaluation.temperature, or one sample."
         )
     if not options.temperature:
-        return SamplingOptions.from_config(config, greedy=True)
-    return replace(SamplingOptions.from_config(config), temperature=options.temperature)
+        return SamplingOptions.from_rollout(rollout, greedy=True)
+    return replace(SamplingOptions.from_rollout(rollout), temperature=options.temperature)
 
 
 def pass_ks(options: Evaluation) -> tuple[int, ...]:
@@ -94,7 +93,7 @@ def turns(item: BenchmarkItem, config: Config) -> tuple[dict, ...]:
 
 def settings(config: Config, benchmark: Benchmark, model: Path) -> dict[str, Any]:
     """What responses depend on; responses under other settings are never mixed with these."""
-    drawn = sampling(config)
+    drawn = sampling(config.evaluation, config.rollout)
     return {
         "model": str(model.resolve()),
         "model files": folder_digest(model),

@@ -53,7 +53,7 @@ def open_session(config: Config, out: Path, models: Mapping[str, Path], keep_ima
     Raises:
         ValueError: no benchmark, a file that cannot be used, or options that do not fit each other.
     """
-    sampling(config), pass_ks(config.evaluation)
+    sampling(config.evaluation, config.rollout), pass_ks(config.evaluation)
     wanted = sources(config.evaluation)
     if not wanted:
         raise ValueError("There is no benchmark: give --benchmark NAME=PATH, or evaluation.benchmarks in the options.")
@@ -180,7 +180,8 @@ def _reported_settings(session: Session) -> dict[str, object]:
     """What decides on the responses, for the summary; of files that somebody else made nothing is known."""
     if any(path.is_file() for path in session.models.values()):
         return {}
-    drawn, options = sampling(session.config), session.config.evaluation
+    options = session.config.evaluation
+    drawn = sampling(options, session.config.rollout)
     return {
         "samples": options.samples,
         "temperature": drawn.temperature,

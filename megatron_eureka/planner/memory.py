@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from megatron_eureka.config.model_info import ModelInfo
-from megatron_eureka.config.schema import Config
+from megatron_eureka.config.schema import Config, Parallel
 from megatron_eureka.planner.parameters import stage_parameters, total_parameters, vision_parameters
 
 GIB = 1 << 30
@@ -52,14 +52,12 @@ def activation_bytes_per_layer(
     return int(num_tokens * element_bytes * (residual + inner / tp))
 
 
-def activation_bytes(config: Config, info: ModelInfo) -> int:
+def activation_bytes(axes: Parallel, max_tokens: int, element_bytes: int, info: ModelInfo) -> int:
     """Bytes of activations that the fullest stage keeps for its micro-batches under way."""
-    axes = config.parallel
 
     def of_layer(recompute: bool) -> int:
-        tokens, size = config.train.max_tokens_per_microbatch, ELEMENT_BYTES[config.precision.dtype]
         return activation_bytes_per_layer(
-            info, tokens, size, tp=axes.tp, sequence_parallel=axes.sequence_parallel, recompute=recompute
+            info, max_tokens, element_bytes, tp=axes.tp, sequence_parallel=axes.sequence_parallel, recompute=recompute
         )
 
     # 1F1B: the first stage holds pp micro-batches; interleaving adds (pp - 1) / (pp * vpp) of that (Narayanan 2021).
@@ -86,7 +84,8 @@ def estimate_memory(config: Config, info: ModelInfo, world_size: int) -> MemoryE
     logits = 5 * config.train.logprob_chunk_bytes(on_cuda=True) // 2
     vision = vision_parameters(info)
     engine = size * (vision + (total_parameters(info) - vision) // config.rollout.tp)
-    return MemoryEstimate(weights, gradients, optimizer, activation_bytes(config, info), logits, engine)
+    activations = activation_bytes(axes, config.train.max_tokens_per_microbatch, size, info)
+    return MemoryEstimate(weights, gradients, optimizer, activations, logits, engine)
 
 
 def kv_bytes_per_token(info: ModelInfo, tp: int, element_bytes: int) -> int:

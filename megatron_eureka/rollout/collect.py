@@ -133,7 +133,7 @@ class Collector:
         results = self.engine.sample(
             prompts,
             seeds,
-            SamplingOptions.from_config(self.config),
+            SamplingOptions.from_rollout(self.config.rollout),
             partial(submit, self.scorer),
             timer=self.timer,
             reject_broken=self.config.data.on_error == "skip",

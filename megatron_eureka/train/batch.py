@@ -62,7 +62,8 @@ def make_update(groups: Sequence[Group], config: Config, policy: Policy, policy_
         first += len(group.samples)
         items.append(Item(group.prompt, tuple(sample.token_ids for sample in group.samples), numbers))
     stale = torch.tensor([sample.policy_version < policy_version for sample in samples])
-    rows = [_train_row(row, samples, torch.tensor(weights), stale) for row in make_rows(items, config, policy)]
+    packed = make_rows(items, config.train.max_tokens_per_microbatch, policy)
+    rows = [_train_row(row, samples, torch.tensor(weights), stale) for row in packed]
     return UpdateBatch(samples, tuple(rows))
 
 
@@ -79,9 +80,12 @@ def _train_row(row: MicroBatch, samples: Sequence[Sample], weights: torch.Tensor
     )
 
 
-def make_rows(items: Sequence[Item], config: Config, policy: Policy) -> list[MicroBatch]:
-    """This replica's rows of an update's items; all of one length where pipeline stages exchange them."""
-    limit = config.train.max_tokens_per_microbatch
+def make_rows(items: Sequence[Item], limit: int, policy: Policy) -> list[MicroBatch]:
+    """This replica's rows of an update's items; all of one length where pipeline stages exchange them.
+
+    Args:
+        limit: tokens of a row (`train.max_tokens_per_microbatch`).
+    """
     parts = [part for item in items for part in split_item(item, limit)]
     sizes = [part.num_tokens for part in parts]
     plan = plan_rows(sizes, limit, policy.layout.dp)

@@ -6,7 +6,7 @@ import time
 
 import torch
 
-from megatron_eureka.config.schema import Config
+from megatron_eureka.config.schema import Config, Rollout, Train
 from megatron_eureka.families.source import ModelSource
 from megatron_eureka.rl.step_advantages import step_advantages
 from megatron_eureka.runs.metrics import over_updates
@@ -121,7 +121,7 @@ def compute_advantages(step: Step) -> None:
 def update_policy(step: Step) -> None:
     """One optimizer step a batch."""
     run = step.session.run
-    planned = updates_per_step(run.config)
+    planned = updates_per_step(run.config.rollout, run.config.train)
     with run.timers("update"):
         for batch in step.batches:
             # A step takes its planned share of the schedule, however many groups the filter left.
@@ -130,10 +130,10 @@ def update_policy(step: Step) -> None:
             run.updates += 1
 
 
-def updates_per_step(config: Config) -> int:
+def updates_per_step(rollout: Rollout, train: Train) -> int:
     """Optimizer steps of a step whose batch is full."""
-    samples = config.rollout.prompts_per_step * config.rollout.samples_per_prompt
-    return max(1, samples // config.train.samples_per_update)
+    samples = rollout.prompts_per_step * rollout.samples_per_prompt
+    return max(1, samples // train.samples_per_update)
 
 
 def push_weights(step: Step) -> None:

@@ -10,6 +10,7 @@ import importlib.util
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from megatron_eureka.config.checks import Task, check
@@ -116,7 +117,8 @@ def _named_parts(config: Config, task: Task) -> Iterator[str]:
     validations = [(find_function, reference) for reference in reward.functions]
     validations += [(check_address, url) for url in reward.services]
     if options.enabled:
-        validations += [(sampling, config), (pass_ks, options), (sources, options)]
+        draws = partial(sampling, rollout=config.rollout)
+        validations += [(draws, options), (pass_ks, options), (sources, options)]
     yield from filter(None, (_problem_with(validate, named) for validate, named in validations))
 
 

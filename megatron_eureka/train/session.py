@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 from megatron_eureka.config.schema import Config
+from megatron_eureka.data.stream import PromptStream
 from megatron_eureka.engines.isolation import set_environment
 from megatron_eureka.engines.options import EngineOptions
 from megatron_eureka.engines.suppress import stop_token_ids, suppressed_token_ids
@@ -22,7 +23,7 @@ from megatron_eureka.rewards.scorer import Scorer
 from megatron_eureka.rollout.collect import Collector
 from megatron_eureka.train.reference_policy import ReferencePolicy
 from megatron_eureka.train.run import Run
-from megatron_eureka.train.setup import Data, load_data, new_stream, open_folder, open_run, start_job, start_recording
+from megatron_eureka.train.setup import Data, load_data, open_folder, open_run, start_job, start_recording
 
 if TYPE_CHECKING:
     from megatron_eureka.engines.colocated import ColocatedEngine
@@ -62,7 +63,7 @@ def open_session(config: Config, source: ModelSource, name: str) -> Session:
     engine = engine_class()(
         EngineOptions.from_config(config, source, max_images=max_images, suppressed=banned), data.store
     )
-    stream = new_stream(config, data.train)
+    stream = PromptStream(len(data.train), config.train.seed, config.data.shuffle)
     prompts, end_token_id = data.train.prompts, tokenizer.eos_token_id
     collector = Collector(config, engine, scorer, prompts, stream, run.timers, end_token_id)
     reference = ReferencePolicy(run.policy) if config.algorithm.kl.coef else None  # of the weights before a resume

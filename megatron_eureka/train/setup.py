@@ -20,7 +20,6 @@ from megatron_eureka.config.schema import Config
 from megatron_eureka.data.images import ImageStore
 from megatron_eureka.data.processor import load_processor
 from megatron_eureka.data.prompts import PromptSet, load_prompts
-from megatron_eureka.data.stream import PromptStream
 from megatron_eureka.families.source import ModelSource
 from megatron_eureka.log import logger
 from megatron_eureka.parallel import groups
@@ -132,11 +131,6 @@ def open_run(
     """
     policy = build_policy(config, source, layout, process_groups, data.store.pixels, banned, temperature)
     return Run(config=config, policy=policy, store=data.store, folder=folder)
-
-
-def new_stream(config: Config, prompts: PromptSet) -> PromptStream:
-    """The order of the training prompts."""
-    return PromptStream(len(prompts), config.train.seed, config.data.shuffle)
 
 
 def start_recording(run: Run) -> None:

@@ -10,6 +10,7 @@ import torch
 from megatron_eureka.config.schema import Config
 from megatron_eureka.data.packing import Item
 from megatron_eureka.data.prompts import PromptSet
+from megatron_eureka.data.stream import PromptStream
 from megatron_eureka.families.source import ModelSource
 from megatron_eureka.log import logger
 from megatron_eureka.rl.reductions import sample_weights
@@ -18,7 +19,7 @@ from megatron_eureka.train.batch import make_rows
 from megatron_eureka.train.export import export
 from megatron_eureka.train.policy import WHOLE, accumulate, step
 from megatron_eureka.train.run import Run
-from megatron_eureka.train.setup import load_data, new_stream, open_folder, open_run, start_job, start_recording
+from megatron_eureka.train.setup import load_data, open_folder, open_run, start_job, start_recording
 from megatron_eureka.train.sums import Sums, sum_over_job
 from megatron_eureka.train.train_row import TrainRow
 
@@ -36,9 +37,9 @@ def fine_tune(config: Config, source: ModelSource, name: str) -> None:
     layout, process_groups = start_job(config)
     folder = open_folder(config, name)
     data = load_data(config, source, None, with_responses=True, spill_dir=folder.images)
-    demonstrations = without_overlong(data.train, config)
+    demonstrations = without_overlong(data.train, config.train.max_tokens_per_microbatch, config.data.overlong)
     run = open_run(config, source, folder, data, layout, process_groups)
-    stream = new_stream(config, demonstrations)
+    stream = PromptStream(len(demonstrations), config.train.seed, config.data.shuffle)
     progress = run.resume()
     if progress is not None:
         stream.load_state_dict(progress["stream"])
@@ -58,13 +59,12 @@ def fine_tune(config: Config, source: ModelSource, name: str) -> None:
     run.finish()
 
 
-def without_overlong(demonstrations: PromptSet, config: Config) -> PromptSet:
+def without_overlong(demonstrations: PromptSet, limit: int, overlong: str) -> PromptSet:
     """The demonstrations that fit into a row, prompt and response together.
 
     Raises:
         ValueError: one does not, and `data.overlong` is "error"; or none does.
     """
-    limit = config.train.max_tokens_per_microbatch
     pairs = list(zip(demonstrations.prompts, demonstrations.responses, strict=True))
     fitting = [(prompt, response) for prompt, response in pairs if prompt.num_tokens + len(response) <= limit]
     if len(fitting) == len(pairs):
@@ -75,7 +75,7 @@ def without_overlong(demonstrations: PromptSet, config: Config) -> PromptSet:
         f"train.max_tokens_per_microbatch {limit}; the longest is {longest.place} with "
         f"{longest.num_tokens + len(response)}."
     )
-    if config.data.overlong == "error" or not fitting:
+    if overlong == "error" or not fitting:
         raise ValueError(f"{text} Raise it, or leave them out with data.overlong=drop.")
     logger.warning("%s They are left out.", text)
     prompts, responses = zip(*fitting, strict=True)
@@ -89,7 +89,8 @@ def fit(run: Run, demonstrations: PromptSet, indices: Sequence[int]) -> dict[str
     pairs = [(demonstrations.prompts[i], demonstrations.responses[i]) for i in indices]
     items = [Item(prompt, (response,), (number,)) for number, (prompt, response) in enumerate(pairs)]
     weights = torch.tensor(sample_weights("token_mean", [len(response) for _, response in pairs]))
-    rows = [TrainRow(row, token_weights=weights[row.sample_index]) for row in make_rows(items, config, policy)]
+    packed = make_rows(items, config.train.max_tokens_per_microbatch, policy)
+    rows = [TrainRow(row, token_weights=weights[row.sample_index]) for row in packed]
     if policy.encoder is not None:
         policy.encoder.remember(image for row in rows for image in row.micro_batch.images)
 

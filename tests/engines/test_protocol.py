@@ -29,8 +29,8 @@ def test_seeds_are_stable_and_differ_in_every_argument():
 
 def test_sampling_follows_the_config():
     config = Config(rollout={"temperature": 0.7, "top_p": 0.9, "top_k": 5, "max_response_tokens": 9, "stop": ["x"]})
-    assert SamplingOptions.from_config(config) == SamplingOptions(0.7, 0.9, 5, 9, ("x",))
-    assert SamplingOptions.from_config(config, greedy=True) == SamplingOptions(0.0, 1.0, -1, 9, ("x",))
+    assert SamplingOptions.from_rollout(config.rollout) == SamplingOptions(0.7, 0.9, 5, 9, ("x",))
+    assert SamplingOptions.from_rollout(config.rollout, greedy=True) == SamplingOptions(0.0, 1.0, -1, 9, ("x",))
 
 
 def test_suppressed_are_special_tokens_and_padding_but_no_end_token(tmp_path):

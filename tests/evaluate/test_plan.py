@@ -32,11 +32,14 @@ def test_a_benchmark_stands_once():
 
 
 def test_one_sample_is_greedy_and_several_need_a_temperature():
-    assert sampling(config()) == SamplingOptions(temperature=0.0, max_tokens=7)
-    assert sampling(config(samples=4, temperature=0.6)) == SamplingOptions(0.6, 0.9, -1, 7)
+    def drawn(**options):
+        return sampling(config(**options).evaluation, config().rollout)
+
+    assert drawn() == SamplingOptions(temperature=0.0, max_tokens=7)
+    assert drawn(samples=4, temperature=0.6) == SamplingOptions(0.6, 0.9, -1, 7)
     for options in ({"samples": 2}, {"samples": 2, "temperature": 0.0}):
         with pytest.raises(ValueError, match="evaluation.samples = 2 needs a temperature"):
-            sampling(config(**options))
+            drawn(**options)
 
 
 def test_k():

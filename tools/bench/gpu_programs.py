@@ -152,7 +152,7 @@ def run_model(variant: Variant, folder: str) -> dict[str, torch.Tensor]:
         loss = -logprobs.sum() / total
         return loss, {"loss": loss.detach()}
 
-    rows = [TrainRow(row) for row in make_rows(items, policy.config, policy)]
+    rows = [TrainRow(row) for row in make_rows(items, policy.config.train.max_tokens_per_microbatch, policy)]
     reports = accumulate(policy, rows, row_loss)
     policy.optimizer.prepare_grads()
     samples, logprobs, entropies = (torch.cat(parts) for parts in zip(*seen, strict=True))

@@ -81,7 +81,7 @@ def row_of(policy, prompt: int, responses: int, response: int, copies: int) -> M
         )
         for copy in range(copies)
     ]
-    (row,) = make_rows(items, policy.config, policy)
+    (row,) = make_rows(items, policy.config.train.max_tokens_per_microbatch, policy)
     return row
 
 
