@@ -15,7 +15,6 @@ from filelock import FileLock, Timeout
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 FULL_BYTES = 1 << 20  # a disk with less is full: a library in C++ fails there without saying why
-BRIEF_S = 1.0  # a lock that is held no longer is one of a look, not of a writer
 NAME_CHARACTERS = 50  # of the target in a temporary name, so that it fits 255 bytes in any script
 
 
@@ -64,16 +63,16 @@ def write_atomically(target: Path, content: str | bytes, errors: str = "strict",
 
 
 @contextmanager
-def only_writer(lock: Path, what: str, otherwise: str) -> Iterator[None]:
+def only_writer(lock: Path, what: str, otherwise: str, wait_s: float = 0.0) -> Iterator[None]:
     """Be the only process that writes something, while the block runs.
 
-    The lock is the operating system's (flock) and goes with its process, however that ends; the file stays. One that
-    is held for less than `BRIEF_S` is waited for: a dry run of the same name asks by taking it for an instant.
+    The lock is the operating system's (flock) and goes with its process, however that ends; the file stays.
 
     Args:
         lock: the file to lock; made if need be.
         what: that is written, for the message.
         otherwise: what to do instead of waiting.
+        wait_s: how long to wait for the other process; more than 0 where some only look, by taking it for an instant.
 
     Raises:
         ValueError: another process does.
@@ -81,7 +80,7 @@ def only_writer(lock: Path, what: str, otherwise: str) -> Iterator[None]:
     """
     held = FileLock(lock, thread_local=False, fallback_to_soft=False)  # a soft lock outlives a killed process
     try:
-        held.acquire(timeout=BRIEF_S)
+        held.acquire(timeout=wait_s)
     except Timeout:
         raise ValueError(f"Another process is writing {what}. Wait for it or {otherwise}.") from None
     try:

@@ -157,12 +157,12 @@ def test_a_lock_goes_with_its_process_however_that_ends_and_whatever_it_forked(t
 def test_who_only_looks_whether_a_lock_is_free_disturbs_no_writer(tmp_path):
     lock = tmp_path / "lock"
     with ThreadPoolExecutor(8) as threads, only_writer(lock, "x", "y"):
-        tries = [threads.submit(lambda: only_writer(lock, "x", "y").__enter__()) for _ in range(8)]
+        tries = [threads.submit(lambda: only_writer(lock, "x", "y", wait_s=1.0).__enter__()) for _ in range(8)]
         assert all(isinstance(one.exception(timeout=30), ValueError) for one in tries)  # each waited, none for ever
     held = only_writer(lock, "x", "y")
     held.__enter__()
     with ThreadPoolExecutor(1) as threads:
-        writer = threads.submit(lambda: only_writer(lock, "x", "y").__enter__())
+        writer = threads.submit(lambda: only_writer(lock, "x", "y", wait_s=1.0).__enter__())
         time.sleep(0.3)  # it has asked by now
         held.__exit__(None, None, None)
         writer.result(timeout=30)

@@ -13,6 +13,7 @@ from megatron_eureka.log import logger
 from megatron_eureka.runs.changed_options import changed_options
 
 FINISHED = "finished.json"
+LOOK_S = 1.0  # a dry run of the same name takes the lock for an instant
 
 
 class RunFolder:
@@ -94,7 +95,7 @@ class RunFolder:
 
     def _only_writer(self) -> AbstractContextManager[None]:
         what = f"the run folder {str(self.path)!r}"
-        return only_writer(self.path / ".lock", what, "choose another logging.name")
+        return only_writer(self.path / ".lock", what, "choose another logging.name", wait_s=LOOK_S)
 
     def _empty(self) -> None:
         for entry in self.path.iterdir():

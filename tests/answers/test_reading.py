@@ -100,15 +100,15 @@ HOSTILE = [
 @pytest.mark.slow
 @pytest.mark.parametrize("response", HOSTILE, ids=lambda text: text[:12])
 def test_a_hostile_megabyte_takes_no_time(response):
-    started = time.monotonic()
+    started = time.process_time()  # whatever else runs on the machine
     for kind in KINDS:
         text = read(response, Question(kind)).text
         assert len(text) <= MAX_CHARS or "<answer>" in response
         text = normal(text)
         bare(text), folded(text), split_answers(text), blanks(text), parse_quantity(text)
         chosen_letter(text, ("one", "two")), answer_parts(text, 2), statement_numbers(text)
-    # 7 kinds; quadratic time would be hours. Measured: below 2 s, with a loaded machine in mind.
-    assert time.monotonic() - started < 20
+    # 7 kinds; quadratic time would be hours. Measured: 10 s of CPU for the slowest on the slowest machine so far.
+    assert time.process_time() - started < 60
 
 
 PIECES = st.sampled_from(
