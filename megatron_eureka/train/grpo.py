@@ -78,9 +78,9 @@ def make_batches(step: Step) -> None:
     """Rows of each update of the step; encodes the step's images."""
     run = step.session.run
     with run.timers("pack"):
-        chunks = cut_into_updates(step.collected.groups, run.config.train.samples_per_update)
+        of_updates = cut_into_updates(step.collected.groups, run.config.train.samples_per_update)
         version = step.session.engine.policy_version
-        step.batches = [make_update(groups, run.config, run.policy, version) for groups in chunks]
+        step.batches = [make_update(groups, run.config, run.policy, version) for groups in of_updates]
         if run.policy.encoder is not None:
             images = [image for batch in step.batches for image in batch.images]
             step.images_asked = run.policy.encoder.remember(images)

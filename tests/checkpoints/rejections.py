@@ -1,4 +1,4 @@
-"""What tests of refusals share: a look at a folder before and after, and one message with all its parts."""
+"""What tests of rejections share: a look at a folder before and after, and one message with all its parts."""
 
 import pytest
 from safetensors.torch import load_file, save_file
